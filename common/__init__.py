@@ -1,0 +1,1 @@
+"""What has no gradient: buffers, offline datasets, environments and evaluation, run folders."""

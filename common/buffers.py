@@ -1,0 +1,120 @@
+"""Buffers that live on the training device and are sampled by index, for several seeds at once.
+
+Shape letters: S seeds, B pairs, L transitions of a window, R replay transitions, T rows of the stored data,
+O observation, A action. A window has L + 1 observations and L transitions.
+
+Batch t of seed k is a function of (k, t) alone: indices come from `numpy.random.default_rng([stream, k, epoch])`, so
+they are the same on every device, beside whichever other seeds, and after a resume, with no random state to save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.envs import InputError
+
+PAIRS, REPLAY, NOISE = 1, 2, 3  # streams of random numbers: one key each, so that no two share their draws
+REPLAY_CHUNK = 256  # steps whose replay indices are drawn and moved to the device together
+
+
+class PreferenceBuffer:
+    """Pairs of labelled segments, stored once as rows of trajectories and two start rows a pair.
+
+    Args:
+        obs: (T, O), action: (T, A); row t + 1 follows row t inside a segment.
+        start: (P, 2) row of the first step of both segments; label: (P,) 1 the second is preferred, 0 the first, 0.5 a tie.
+        length: steps of a segment, the last one's action included.
+    """
+
+    def __init__(self, obs, action, start, label, length: int, device: str | torch.device = "cpu"):
+        self.obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
+        self.action = torch.as_tensor(action, dtype=torch.float32, device=device)
+        self.start = torch.as_tensor(start, dtype=torch.int64, device=device)
+        self.label = torch.as_tensor(label, dtype=torch.float32, device=device)
+        self.length, self.device = int(length), torch.device(device)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def batches(self, seeds: list[int], step: int, pairs: int, window: int) -> Iterator[dict[str, Tensor]]:
+        """Batches from update `step` on, without end.
+
+        Each epoch of a seed visits the pairs in a fresh random order, without replacement, in full batches. Each pair
+        draws the start of its window, shared by its two segments, uniformly from all length - window + 1 offsets.
+
+        Args:
+            pairs: B; window: observations of a window, L + 1.
+
+        Yields:
+            obs, next_obs (S, 2BL, O), action (S, 2BL, A): the first segments of all pairs, then the second ones, each
+            window's L transitions in order; last_obs, last_action: (S, 2B, .) the window's last row, whose action leads
+            to no known state; label (S, B).
+
+        Raises:
+            InputError: fewer than B pairs, or a window longer than the segments.
+        """
+        if not 1 <= pairs <= len(self):
+            raise InputError(f"--preference-batch-size {pairs}: there are {len(self)} pairs; choose at most as many")
+        if not 2 <= window <= self.length:
+            raise InputError(f"--segment-length {window}: segments have {self.length} steps; choose 2 to {self.length}")
+        per_epoch = len(self) // pairs
+        epoch, skip = divmod(step, per_epoch)
+        along = torch.arange(window, device=self.device)
+        while True:
+            rngs = [np.random.default_rng([PAIRS, seed, epoch]) for seed in seeds]
+            order = [rng.permutation(len(self))[: per_epoch * pairs] for rng in rngs]
+            offset = [rng.integers(0, self.length - window + 1, per_epoch * pairs) for rng in rngs]
+            shape = (len(seeds), per_epoch, pairs)
+            pair = torch.as_tensor(np.stack(order), device=self.device).view(shape)
+            first = self.start[pair] + torch.as_tensor(np.stack(offset), device=self.device).view(*shape, 1)
+            for i in range(skip, per_epoch):
+                rows = first[:, i].transpose(1, 2).unsqueeze(-1) + along  # (S, 2, B, L+1)
+                flat, last = rows[..., :-1].flatten(1), rows[..., -1].flatten(1)  # (S, 2BL), (S, 2B)
+                yield {
+                    "obs": self.obs[flat], "action": self.action[flat], "next_obs": self.obs[flat + 1],
+                    "last_obs": self.obs[last], "last_action": self.action[last], "label": self.label[pair[:, i]],
+                }  # fmt: skip
+            epoch, skip = epoch + 1, 0
+
+
+class ReplayBuffer:
+    """Transitions of the offline dataset.
+
+    Args:
+        obs, next_obs: (T, O), action: (T, A), reward: (T,), terminal: (T,) 1 where the episode ended in a terminal state
+            (a time limit is none: its last state is bootstrapped from).
+    """
+
+    def __init__(self, obs, action, reward, next_obs, terminal, device: str | torch.device = "cpu"):
+        def tensor(x) -> Tensor:
+            return torch.as_tensor(x, dtype=torch.float32, device=device)
+
+        self.obs, self.action, self.reward = tensor(obs), tensor(action), tensor(reward)
+        self.next_obs, self.terminal, self.device = tensor(next_obs), tensor(terminal), torch.device(device)
+
+    def __len__(self) -> int:
+        return len(self.obs)
+
+    def batches(self, seeds: list[int], step: int, size: int) -> Iterator[dict[str, Tensor]]:
+        """Batches of `size` = R transitions from update `step` on, uniform with replacement, without end.
+
+        Yields:
+            obs, next_obs (S, R, O), action (S, R, A), reward, terminal (S, R).
+        """
+        chunk, skip = divmod(step, REPLAY_CHUNK)
+        while True:
+            draws = [
+                np.random.default_rng([REPLAY, seed, chunk]).integers(0, len(self), (REPLAY_CHUNK, size)) for seed in seeds
+            ]
+            rows = torch.as_tensor(np.stack(draws), device=self.device)
+            for i in range(skip, REPLAY_CHUNK):
+                r = rows[:, i]
+                yield {
+                    "obs": self.obs[r], "action": self.action[r], "next_obs": self.next_obs[r],
+                    "reward": self.reward[r], "terminal": self.terminal[r],
+                }  # fmt: skip
+            chunk, skip = chunk + 1, 0

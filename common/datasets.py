@@ -1,0 +1,382 @@
+"""Environment id -> offline transitions and preferences: build, read, check.
+
+    python -m common.datasets --env drawer-open-v2 --episodes 100 --noise 1.0 --seed 0
+
+builds a MetaWorld dataset by hand; a training run builds the default one itself where it is missing.
+
+MetaWorld follows the protocol of IPL (Hejna & Sadigh 2023, appendix): `episodes` each of four kinds, all in the target
+environment with hidden goal: *expert* (scripted policy of the task and its goal), *within* (the same policy, acting for
+another goal), *random* (uniform actions) and *cross* (scripted policy of a random other task); the policies act in their
+own simulator and their noisy actions are applied to the target's. Pairs of segments are labelled by discounted return.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import h5py
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from common.envs import InputError, Workers, available_cpus, make, reset_env, resolve, seed_of
+
+KINDS = ("expert", "within", "random", "cross")
+ACTION_LIMIT = 1 - 1e-5  # actions are clipped to +-ACTION_LIMIT, as in the original
+SUCCESS_STEPS = 25  # an episode ends after so many steps with success, consecutive or not
+HORIZON = 500
+SEGMENT, PAIRS, GAMMA = 25, 10_000, 0.99  # length, number and label discount of the preference segments
+SCHEMA = 1
+
+
+@dataclass
+class Preferences:
+    """Labelled pairs of segments as rows of trajectories; see `common.buffers.PreferenceBuffer` for the shapes."""
+
+    obs: np.ndarray  # (T, O)
+    action: np.ndarray  # (T, A)
+    start: np.ndarray  # (P, 2)
+    label: np.ndarray  # (P,)
+    length: int
+
+
+@dataclass
+class Transitions:
+    """An offline dataset; see `common.buffers.ReplayBuffer` for the shapes."""
+
+    obs: np.ndarray  # (T, O)
+    action: np.ndarray  # (T, A)
+    reward: np.ndarray  # (T,)
+    next_obs: np.ndarray  # (T, O)
+    terminal: np.ndarray  # (T,)
+
+
+# ---------------------------------------------------------------- collection, inside a worker
+_target: dict[str, tuple] = {}  # a worker's simulators of the target task: goal hidden, goal visible
+
+
+def collect(env: str, seed: int, noise: float, jobs: list[tuple[int, str, str]]) -> list[tuple[np.ndarray, ...]]:
+    """Collect episodes in `env`.
+
+    Args:
+        jobs: (number, kind, other task) of each episode; its random numbers depend on (seed, number) alone.
+
+    Returns:
+        For each: obs (n + 1, O), action (n, A), reward (n,), success (n,).
+    """
+    from metaworld.policies import ENV_POLICY_MAP
+
+    warnings.filterwarnings("ignore", message="Constant.s. may be too high")  # scripted policies overshoot by design
+    if env not in _target:
+        _target.clear()
+        _target[env] = make(env), make(env, goal_visible=True)
+    target, visible = _target[env]
+    other: dict[str, object] = {}
+    episodes = []
+    for number, kind, task in jobs:
+        rng = np.random.default_rng([seed, number])
+        obs = reset_env(target, seed_of(seed, number, 0))
+        if kind == "random":
+            actions = rng.uniform(-1, 1, (HORIZON, target.action_space.shape[0]))
+        else:
+            if kind == "cross" and task not in other:
+                other[task] = make(task, goal_visible=True)
+            guide = other[task] if kind == "cross" else visible
+            goal = target._last_rand_vec if kind == "expert" else None
+            guide_obs = reset_env(guide, seed_of(seed, number, 1), goal)
+            policy = ENV_POLICY_MAP[task.replace("-v2", "-v3")]()
+            bump = rng.normal(0.0, noise, (HORIZON, target.action_space.shape[0])) if noise else np.zeros((HORIZON, 4))
+        rows: list[list] = [[obs], [], [], []]
+        for t in range(HORIZON):
+            action = actions[t] if kind == "random" else policy.get_action(guide_obs) + bump[t]
+            action = np.clip(action, -ACTION_LIMIT, ACTION_LIMIT).astype(np.float32)
+            obs, reward, _, _, info = target.step(action)
+            for column, item in zip(rows, (obs, action, reward, info["success"]), strict=True):
+                column.append(item)
+            if sum(rows[3]) >= SUCCESS_STEPS:
+                break
+            if kind != "random":
+                guide_obs = guide.step(action)[0]
+        episodes.append(tuple(np.asarray(column, dtype=np.float32) for column in rows))
+    return episodes
+
+
+# ---------------------------------------------------------------- building
+def plan(env: str, episodes: int, seed: int) -> list[list[tuple[int, str, str]]]:
+    """The episodes of a dataset as jobs for `collect`; those of one other task share a job and so its simulator."""
+    from common.envs import METAWORLD_TASKS
+
+    others = [f"{task}-v2" for task in METAWORLD_TASKS if f"{task}-v2" != env]
+    drawn = np.random.default_rng([seed, 4 * episodes]).integers(0, len(others), episodes)
+    jobs = [[(k * episodes + i, kind, env)] for k, kind in enumerate(KINDS[:3]) for i in range(episodes)]
+    for index in np.unique(drawn):
+        jobs.append([(3 * episodes + i, "cross", others[index]) for i in np.flatnonzero(drawn == index)])
+    return jobs
+
+
+def draw_pairs(length: np.ndarray, row: np.ndarray, reward: np.ndarray, pairs: int, seed: int):
+    """Preference pairs: `2 * pairs` windows, uniform over all that do not cross an episode's end.
+
+    Args:
+        length: (E,) steps of each episode; row: (E,) its first row in `reward` (T,).
+
+    Returns:
+        start (P, 2) rows; label (P,): 1 where sum_t gamma^t r_t is larger in the second, 0 in the first, 0.5 if equal.
+    """
+    windows = np.maximum(length - SEGMENT + 1, 0)
+    ends = np.cumsum(windows)
+    draw = np.random.default_rng([seed, 0, 0]).integers(0, ends[-1], (pairs, 2))
+    episode = np.searchsorted(ends, draw, side="right")
+    start = row[episode] + draw - (ends - windows)[episode]
+    returns = (reward[start[..., None] + np.arange(SEGMENT)].astype(np.float64) * GAMMA ** np.arange(SEGMENT)).sum(-1)
+    return start, (0.5 + 0.5 * np.sign(returns[:, 1] - returns[:, 0])).astype(np.float32)
+
+
+def build(path: Path, env: str, episodes: int, noise: float, seed: int, pairs: int, workers: Workers) -> None:
+    """Collect a MetaWorld dataset and write it as HDF5, atomically.
+
+    Rows: an episode of n steps has n + 1 rows; the last one holds the final observation and zeros. Arrays: obs (T, O),
+    action (T, A), reward, success (T,); episodes/{row, length, kind}; preferences/{start (P, 2), label (P,)}.
+    """
+    jobs = plan(env, episodes, seed)
+    with tqdm(total=4 * episodes, desc=f"building {path.name}", unit="episode", disable=None) as bar:
+        done = workers.run(collect, [(env, seed, noise, job) for job in jobs], lambda part: bar.update(len(part)))
+    collected = {job[0]: episode for jobs_, part in zip(jobs, done, strict=True)
+                 for job, episode in zip(jobs_, part, strict=True)}  # fmt: skip
+    parts = [collected[i] for i in range(4 * episodes)]
+    length = np.array([len(p[1]) for p in parts])
+    row = np.concatenate([[0], np.cumsum(length + 1)[:-1]])
+    # one row more than steps: zeros stand beside the final observation
+    action, reward, success = (
+        np.concatenate([np.concatenate([p[k], np.zeros_like(p[k][:1])]) for p in parts]) for k in (1, 2, 3)
+    )
+    start, label = draw_pairs(length, row, reward, pairs, seed)
+    protocol = {"schema": SCHEMA, "env": env, "episodes": episodes, "noise": noise, "seed": seed, "pairs": pairs,
+                "segment": SEGMENT, "gamma": GAMMA, "horizon": HORIZON, "success_steps": SUCCESS_STEPS,
+                "reward": "metaworld v2", "kinds": KINDS,
+                "versions": {name: version(name) for name in ("metaworld", "mujoco", "numpy")}}  # fmt: skip
+    arrays = {"obs": np.concatenate([p[0] for p in parts]), "action": action, "reward": reward, "success": success,
+              "episodes/row": row, "episodes/length": length, "episodes/kind": np.repeat(np.arange(4), episodes),
+              "preferences/start": start, "preferences/label": label}  # fmt: skip
+    with atomic(path) as partial, h5py.File(partial, "w") as file:
+        file.attrs["protocol"] = json.dumps(protocol)
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array)
+
+
+@contextmanager
+def atomic(path: Path):
+    """A temporary path beside `path`, moved there when the block ends well: no reader ever sees half a file."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_one(path: Path, stop: Callable[[], bool] = lambda: False):
+    """Hold `path`.lock; others wait. The lock is the kernel's: it goes with its process, however that ends."""
+    with open(path.with_name(path.name + ".lock"), "a") as file:
+        told = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not told:
+                    print(f"waiting for another process that builds {path}", file=sys.stderr)
+                told = True
+                if stop():
+                    raise InterruptedError(f"stopped while waiting for {path}") from None
+                time.sleep(0.5)
+        yield
+
+
+def ensure(env: str, data_dir: Path, workers: Workers, episodes=100, noise=1.0, seed=0, pairs=PAIRS) -> Path:
+    """The path of a MetaWorld dataset, built now if it is not there; two processes at once build it once."""
+    _, env = resolve(env)
+    path = data_dir / "metaworld" / f"{env}_episodes-{episodes}_noise-{noise:g}_pairs-{pairs}_seed-{seed}.hdf5"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        with only_one(path, workers.stop):
+            if not path.exists():
+                build(path, env, episodes, noise, seed, pairs, workers)
+    return path
+
+
+# ---------------------------------------------------------------- reading and checking
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a file, first 16 digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def check(path: Path, name: str, array: np.ndarray, shape: tuple, low=-np.inf, high=np.inf) -> np.ndarray:
+    """Return `array` if it is as it should be. `shape`: None stands for any size.
+
+    Raises:
+        InputError: names the file, the key and what is wrong.
+    """
+    if array.ndim != len(shape) or any(want not in (None, have) for want, have in zip(shape, array.shape, strict=True)):
+        want = " x ".join("any" if n is None else str(n) for n in shape)
+        raise InputError(f"{path}: '{name}' has shape {array.shape}, expected {want}; is it a file of this environment?")
+    if not np.issubdtype(array.dtype, np.number):
+        raise InputError(f"{path}: '{name}' holds {array.dtype}, not numbers; make the file again")
+    if not np.isfinite(array).all():
+        raise InputError(f"{path}: '{name}' holds NaN or infinity; make the file again")
+    if array.size and (array.min() < low or array.max() > high):
+        raise InputError(f"{path}: '{name}' holds values outside [{low:g}, {high:g}]; make the file again")
+    return array
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an HDF5 or NPZ file, by name; nothing is unpickled.
+
+    Raises:
+        InputError: no such file, or not readable as one.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        arrays: dict[str, np.ndarray] = {}
+        with h5py.File(path, "r") as file:
+            file.visititems(lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+            arrays["protocol"] = json.loads(file.attrs.get("protocol", "{}"))
+        return arrays
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); delete it and start again") from error
+
+
+def require(path: Path, arrays: dict, names: tuple[str, ...]) -> None:
+    """Raises InputError naming the first of `names` that `arrays` lacks."""
+    for name in names:
+        if name not in arrays:
+            raise InputError(f"{path}: has no '{name}'; found {', '.join(sorted(arrays)[:8])}")
+
+
+def read_rows(path: Path, env: str) -> dict[str, np.ndarray]:
+    """The checked rows of a dataset that `build` wrote: obs, action, reward, row, length and the preferences."""
+    arrays = read(path)
+    require(path, arrays, ("obs", "action", "reward", "episodes/row", "episodes/length", "preferences/start", "preferences/label"))
+    made_for = arrays["protocol"].get("env", env)
+    if made_for != env:
+        raise InputError(f"{path}: was built for {made_for}, not for {env}; choose another --dataset or --env")
+    if arrays["protocol"].get("schema", SCHEMA) != SCHEMA:
+        raise InputError(f"{path}: has schema {arrays['protocol']['schema']}, expected {SCHEMA}; delete it and start again")
+    rows = len(check(path, "obs", arrays["obs"], (None, None)))
+    check(path, "action", arrays["action"], (rows, None), -1, 1)
+    check(path, "reward", arrays["reward"], (rows,))
+    number = len(check(path, "episodes/row", arrays["episodes/row"], (None,), 0, rows - 1))
+    check(path, "episodes/length", arrays["episodes/length"], (number,), 1, rows)
+    if (arrays["episodes/row"] + arrays["episodes/length"]).max() >= rows:
+        raise InputError(f"{path}: 'episodes/length' points past the last row; delete it and start again")
+    return arrays
+
+
+def read_preferences(path: Path, env: str) -> Preferences:
+    """Preferences from a dataset that `build` wrote, or from an NPZ with obs_1, obs_2, action_1, action_2, label.
+
+    Raises:
+        InputError: a key is missing, a shape, number or label is wrong, or the file is another environment's.
+    """
+    if path.suffix == ".npz":
+        arrays = read(path)
+        require(path, arrays, ("obs_1", "obs_2", "action_1", "action_2", "label"))
+        pairs, length, obs_dim = check(path, "obs_1", arrays["obs_1"], (None, None, None)).shape
+        check(path, "obs_2", arrays["obs_2"], (pairs, length, obs_dim))
+        act_dim = check(path, "action_1", arrays["action_1"], (pairs, length, None)).shape[-1]
+        check(path, "action_2", arrays["action_2"], (pairs, length, act_dim))
+        obs = np.stack([arrays["obs_1"], arrays["obs_2"]]).astype(np.float32).reshape(-1, obs_dim)
+        action = np.stack([arrays["action_1"], arrays["action_2"]]).astype(np.float32).reshape(-1, act_dim)
+        start = np.arange(2 * pairs).reshape(2, pairs).T * length
+    else:
+        arrays = read_rows(path, env)
+        obs, action, length = arrays["obs"], arrays["action"], int(arrays["protocol"].get("segment", SEGMENT))
+        start = check(path, "preferences/start", arrays["preferences/start"], (None, 2), 0, len(obs) - length)
+        pairs, arrays["label"] = len(start), arrays["preferences/label"]
+    label = check(path, "label", arrays["label"], (pairs,))
+    if not np.isin(label, (0.0, 0.5, 1.0)).all():
+        raise InputError(f"{path}: 'label' holds values other than 0 (first), 0.5 (tie) and 1 (second preferred)")
+    return Preferences(obs, np.clip(action, -ACTION_LIMIT, ACTION_LIMIT), start, label, length)
+
+
+def read_transitions(path: Path, env: str) -> Transitions:
+    """Every step of every episode as a transition; a MetaWorld episode never ends in a terminal state.
+
+    Raises:
+        InputError: as `read_preferences`.
+    """
+    arrays = read_rows(path, env)
+    step = np.concatenate([row + np.arange(n) for row, n in
+                           zip(arrays["episodes/row"], arrays["episodes/length"], strict=True)])  # fmt: skip
+    action = np.clip(arrays["action"][step], -ACTION_LIMIT, ACTION_LIMIT)
+    obs, reward = arrays["obs"], arrays["reward"][step]
+    return Transitions(obs[step], action, reward, obs[step + 1], np.zeros_like(reward))
+
+
+# ---------------------------------------------------------------- command line
+@dataclass
+class BuildArgs:
+    """Build a MetaWorld dataset and print what is in it."""
+
+    env: str = "drawer-open-v2"
+    """MetaWorld task"""
+    episodes: int = 100
+    """episodes of each kind: expert, within (another goal), random, cross (another task)"""
+    noise: float = 1.0
+    """standard deviation of the noise on scripted actions"""
+    seed: int = 0
+    """seed of goals, noise and pairs"""
+    pairs: int = PAIRS
+    """preference pairs"""
+    data_dir: Path = Path("data")
+    """folder of the datasets (IPL_DATA_DIR, if set, is the default)"""
+    workers: int = 0
+    """processes; 0: one a core"""
+
+
+def main(args: BuildArgs) -> Path:
+    """Build the dataset if it is missing; print success rate, length and return of each kind of episode."""
+    resolve(args.env)
+    for name, low in (("episodes", 1), ("noise", 0), ("seed", 0), ("pairs", 1), ("workers", 0)):
+        if not getattr(args, name) >= low:
+            raise InputError(f"--{name} {getattr(args, name)}: must be at least {low}")
+    workers = Workers(args.workers or available_cpus())
+    path = ensure(args.env, args.data_dir, workers, args.episodes, args.noise, args.seed, args.pairs)
+    workers.close()
+    arrays = read_rows(path, resolve(args.env)[1])
+    print(f"{path}\n{'kind':8} episodes  success  length   return")
+    for k, kind in enumerate(KINDS):
+        chosen = np.flatnonzero(arrays["episodes/kind"] == k)
+        spans = [slice(arrays["episodes/row"][e], arrays["episodes/row"][e] + arrays["episodes/length"][e]) for e in chosen]
+        success = np.mean([arrays["success"][span].max() for span in spans])
+        returns = np.mean([arrays["reward"][span].sum() for span in spans])
+        print(f"{kind:8} {len(chosen):8} {success:8.2f} {arrays['episodes/length'][chosen].mean():7.1f} {returns:8.1f}")
+    ties = float((arrays["preferences/label"] == 0.5).mean())
+    print(f"{len(arrays['preferences/label'])} pairs of {SEGMENT} steps, ties: {ties:.4f}")
+    return path
+
+
+if __name__ == "__main__":
+    from common.runs import default_data_dir, parse_args, user_errors
+
+    with user_errors():
+        main(parse_args(BuildArgs(data_dir=default_data_dir())))

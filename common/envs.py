@@ -1,0 +1,249 @@
+"""Environment id -> Gymnasium environment; episodes and their evaluation over worker processes.
+
+Nothing here imports torch, so that a worker process starts in a second and stays small: the actor travels as numpy
+arrays and `mean_action` computes its mean. Whoever gives the actor another architecture changes `mean_action` too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import signal
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+
+METAWORLD_TASKS = (
+    "assembly basketball bin-picking box-close button-press button-press-topdown button-press-topdown-wall "
+    "button-press-wall coffee-button coffee-pull coffee-push dial-turn disassemble door-close door-lock door-open "
+    "door-unlock drawer-close drawer-open faucet-close faucet-open hammer hand-insert handle-press handle-press-side "
+    "handle-pull handle-pull-side lever-pull peg-insert-side peg-unplug-side pick-out-of-hole pick-place "
+    "pick-place-wall plate-slide plate-slide-back plate-slide-back-side plate-slide-side push push-back push-wall "
+    "reach reach-wall shelf-place soccer stick-pull stick-push sweep sweep-into window-close window-open"
+).split()
+
+RENDER_EVERY = 4
+"""steps between two frames of a video: rendering without a GPU takes about 0.2 s a frame"""
+EPISODE_TIMEOUT = 600
+"""seconds without a finished episode after which the workers count as hung"""
+
+
+class InputError(ValueError):
+    """The user's input is wrong; the message is one line that says what, where and how to mend it."""
+
+
+def resolve(env: str) -> tuple[str, str]:
+    """The suite and canonical id of an environment: `drawer-open`, `drawer-open-v3` -> ("metaworld", "drawer-open-v2").
+
+    Raises:
+        InputError: no such environment; names the nearest ones.
+    """
+    task = env.removesuffix("-v2").removesuffix("-v3")
+    if task in METAWORLD_TASKS:
+        return "metaworld", f"{task}-v2"
+    near = [f"{name}-v2" for name in difflib.get_close_matches(task, METAWORLD_TASKS, n=3, cutoff=0.4)]
+    raise InputError(f"--env {env}: no such environment; " + (f"did you mean {', '.join(near)}?" if near else
+                     "try a MetaWorld task such as drawer-open-v2"))  # fmt: skip
+
+
+def make(env: str, goal_visible: bool = False, render: bool = False):
+    """A Gymnasium environment for `env`, random goals drawn from the seed given to `reset_env`.
+
+    MetaWorld: the v2 task on the current MuJoCo bindings with the v2 reward; the goal (last three numbers of the
+    observation) is zero unless `goal_visible`, which the scripted policies need.
+    """
+    _, name = resolve(env)
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    extra = {"render_mode": "rgb_array", "camera_name": "corner"} if render else {}
+    sim = ALL_V3_ENVIRONMENTS[name.replace("-v2", "-v3")](reward_function_version="v2", **extra)
+    sim._partially_observable = not goal_visible
+    sim._set_task_called = True
+    sim._freeze_rand_vec = False
+    sim.seeded_rand_vec = True  # else goals come from numpy's global state
+    sim.__dict__.pop("sawyer_observation_space", None)  # cached before the two lines above; it clips the goal
+    return sim
+
+
+def reset_env(sim, seed: int, goal: np.ndarray | None = None) -> np.ndarray:  # -> (O,)
+    """Reset to the initial state that `seed` draws, or to `goal`, the `_last_rand_vec` of another reset."""
+    sim.seed(int(seed))
+    sim._freeze_rand_vec = goal is not None
+    if goal is not None:
+        sim._last_rand_vec = goal
+    return sim.reset()[0]
+
+
+def frame(sim) -> np.ndarray:  # -> (H,W,3) uint8
+    """One picture of the simulation, the right way up (MetaWorld's corner camera hangs upside down)."""
+    return np.ascontiguousarray(sim.render()[::-1, ::-1])
+
+
+def seed_of(*key: int) -> int:
+    """One 32-bit seed from several numbers, without the collisions of adding them."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+# ---------------------------------------------------------------- episodes, inside a worker
+def mean_action(actor: dict[str, np.ndarray], obs: np.ndarray) -> np.ndarray:  # (O,) -> (A,)
+    """tanh of a ReLU network with weights w0, b0, w1, ...: the actor's mean, for one observation."""
+    x, depth = obs.astype(np.float32), sum(name.startswith("w") for name in actor)
+    for i in range(depth):
+        x = x @ actor[f"w{i}"] + actor[f"b{i}"]
+        x = np.maximum(x, 0.0) if i < depth - 1 else np.tanh(x)
+    return np.clip(x, -1.0, 1.0)
+
+
+_cache: dict[tuple[str, bool], object] = {}  # a worker's simulators
+
+
+def rollout(env: str, actor: dict[str, np.ndarray], seed: int, video: Path | None = None) -> dict[str, float]:
+    """One episode of the mean action. Returns `return`, `success` (the maximum over the episode) and `length`."""
+    key = (env, video is not None)
+    sim = _cache.get(key) or _cache.setdefault(key, make(env, render=video is not None))
+    obs, total, success, steps, frames, done = reset_env(sim, seed), 0.0, 0.0, 0, [], False
+    while not done:
+        if video is not None and steps % RENDER_EVERY == 0:
+            frames.append(frame(sim))
+        obs, reward, terminated, truncated, info = sim.step(mean_action(actor, obs))
+        total, success, steps = total + float(reward), max(success, float(info["success"])), steps + 1
+        done = terminated or truncated
+    if video is not None:
+        write_video(video, frames)
+    return {"return": total, "success": success, "length": steps}
+
+
+def write_video(path: Path, frames: list[np.ndarray]) -> None:
+    """Write an MP4, atomically."""
+    import imageio
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
+    imageio.mimwrite(partial, frames, fps=20, macro_block_size=8)
+    partial.replace(path)
+
+
+def render_check(env: str) -> str:
+    """Empty, or in a few words why a picture of `env` cannot be made here. Run it in a worker: OpenGL may abort."""
+    try:
+        sim = make(env, render=True)
+        reset_env(sim, 0)
+        frame(sim)
+        return ""
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+# ---------------------------------------------------------------- worker processes
+def available_cpus() -> int:
+    """Cores this process may use: its affinity, bounded by SLURM_CPUS_PER_TASK."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK") or cores)))
+
+
+class WorkersError(RuntimeError):
+    """The worker processes died or hung, and their replacements too."""
+
+
+class Interrupted(RuntimeError):
+    """`stop()` became true while waiting for the workers."""
+
+
+def _follow_parent(parent: int) -> None:
+    """In a worker: leave signals to the parent, and end when it is gone, even by kill -9."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class Workers:
+    """A pool of processes, started at the first use, that runs jobs and hands back their results in order.
+
+    Args:
+        count: processes. Each computes on one thread: the pool is what uses the cores.
+        stop: asked twice a second; when it returns true the wait ends with `Interrupted`.
+    """
+
+    def __init__(self, count: int, stop=lambda: False):
+        self.count, self.stop, self.pool = count, stop, None
+
+    def run(self, function, jobs: list[tuple], progress=lambda result: None) -> list:
+        """[function(*job) for job in jobs], computed in parallel; `progress(result)` is called as each job ends.
+
+        A pool that breaks (a worker was killed, or hung for EPISODE_TIMEOUT) is replaced once.
+
+        Raises:
+            WorkersError: it broke again.  Interrupted: `stop()` became true.
+        """
+        results: dict[int, object] = {}
+        for attempt in (1, 2):
+            try:
+                self._run(function, jobs, results, progress)
+                return [results[i] for i in range(len(jobs))]
+            except (BrokenProcessPool, TimeoutError) as error:
+                self.close()
+                if attempt == 2:
+                    raise WorkersError(f"worker processes failed twice ({type(error).__name__}: {error})") from error
+        raise AssertionError
+
+    def _run(self, function, jobs, results, progress) -> None:
+        if self.pool is None:
+            from loky import ProcessPoolExecutor  # its workers do not import the main script, hence not torch
+
+            one = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+            self.pool = ProcessPoolExecutor(self.count, env=one, initializer=_follow_parent, initargs=(os.getpid(),))
+        pending = {self.pool.submit(function, *job): i for i, job in enumerate(jobs) if i not in results}
+        last = time.monotonic()
+        while pending:
+            done, _ = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in done:
+                results[pending.pop(future)] = future.result()
+                last = time.monotonic()
+                progress(future.result())
+            if pending and self.stop():
+                self.close()
+                raise Interrupted
+            if time.monotonic() - last > EPISODE_TIMEOUT:
+                raise TimeoutError(f"no episode finished within {EPISODE_TIMEOUT} s")
+
+    def close(self) -> None:
+        """End the processes, whatever they are doing."""
+        if self.pool is not None:
+            self.pool.shutdown(wait=True, kill_workers=True)
+            self.pool = None
+
+
+def evaluate(
+    workers: Workers, env: str, actors: list[dict[str, np.ndarray]], seeds: list[int], step: int, episodes: int,
+    videos: list[Path] | None = None,
+) -> list[dict[str, float]]:  # fmt: skip
+    """Evaluate one actor a seed for `episodes` episodes each, spread over the workers.
+
+    Episode i of seed k at step t starts from the goal drawn by (k, t, i): fresh at every evaluation, the same however
+    many workers there are and whichever seeds are trained beside it.
+
+    Returns:
+        For each seed: episodes, return_mean, return_std, success, score (None: the environment has none), length.
+    """
+    jobs = [
+        (env, actor, seed_of(seed, step, i), videos[k] if videos and i == 0 else None)
+        for k, (actor, seed) in enumerate(zip(actors, seeds, strict=True)) for i in range(episodes)
+    ]  # fmt: skip
+    results, rows = workers.run(rollout, jobs), []
+    for k in range(len(seeds)):
+        part = results[k * episodes : (k + 1) * episodes]
+        column = {name: np.array([r[name] for r in part]) for name in part[0]}
+        rows.append({"episodes": episodes, "return_mean": float(column["return"].mean()),
+                     "return_std": float(column["return"].std()), "success": float(column["success"].mean()),
+                     "score": None, "length": float(column["length"].mean())})  # fmt: skip
+    return rows

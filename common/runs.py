@@ -1,0 +1,410 @@
+"""The command line and a run's folder: arguments, files, locks, signals, resuming. The same for every algorithm.
+
+A run's folder holds one folder a seed, each what a single-seed run would have written: config.json, train.csv, eval.csv,
+time.csv, checkpoint.pt, best.pt, final.pt, TensorBoard events, videos/.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import fcntl
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+
+from common.datasets import atomic
+from common.envs import InputError, available_cpus
+
+SCHEMA = 1
+"""version of checkpoint.pt"""
+EVAL_COLUMNS = ("step", "episodes", "return_mean", "return_std", "success", "score", "length")
+INCIDENTAL = (
+    "num_seeds", "data_dir", "run_dir", "overwrite", "track", "wandb_project", "wandb_entity", "capture_video", "device",
+    "compile", "threads", "dataset", "preferences",
+)  # fmt: skip
+"""arguments that a resumed run may change: none of them changes what is computed (files are compared by content)"""
+
+
+# ---------------------------------------------------------------- command line
+def default_data_dir() -> Path:
+    """IPL_DATA_DIR, or `data` in the repository (not in the working folder: a dataset is built once)."""
+    return Path(os.environ.get("IPL_DATA_DIR") or Path(__file__).resolve().parent.parent / "data")
+
+
+@contextlib.contextmanager
+def user_errors():
+    """Turn an InputError into one line on stderr and exit status 2."""
+    try:
+        yield
+    except InputError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def parse_args(defaults, argv: list[str] | None = None):
+    """Parse the command line over the values of the dataclass `defaults`. Wrong input: InputError, in one line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(type(defaults), default=defaults, args=argv, description=type(defaults).__doc__)
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        words = [w for w in said.getvalue().split() if w.strip("─│╭╮╰╯")]
+        raise InputError(" ".join(words).replace("─", "")) from None
+
+
+def peek_env(default: str, argv: list[str] | None = None) -> str:
+    """The value of --env before the rest is parsed, since it chooses the defaults of the rest."""
+    argv = sys.argv[1:] if argv is None else argv
+    for i, word in enumerate(argv):
+        if word == "--env" and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith("--env="):
+            return word.removeprefix("--env=")
+    return default
+
+
+# name: (accepts, what it must be); the same names mean the same in every script
+LIMITS = {
+    **dict.fromkeys(("num_seeds", "eval_every", "eval_episodes", "log_every", "preference_batch_size", "replay_batch_size",
+                     "num_critics"), (lambda x: x >= 1, "at least 1")),
+    **dict.fromkeys(("seed", "threads", "num_preferences"), (lambda x: x >= 0, "at least 0")),
+    **dict.fromkeys(("total_steps",), (lambda x: x >= 1, "at least 1")),
+    **dict.fromkeys(("lr", "beta", "clip_score"), (lambda x: 0 < x < float("inf"), "positive and finite")),
+    **dict.fromkeys(("chi2_coeff",), (lambda x: 0 <= x < float("inf"), "at least 0 and finite")),
+    **dict.fromkeys(("gamma", "dropout"), (lambda x: 0 <= x < 1, "in [0, 1)")),
+    **dict.fromkeys(("expectile",), (lambda x: 0 < x < 1, "between 0 and 1")),
+    **dict.fromkeys(("tau",), (lambda x: 0 < x <= 1, "in (0, 1]")),
+    **dict.fromkeys(("replay_weight",), (lambda x: 0 <= x <= 1, "in [0, 1]")),
+    **dict.fromkeys(("segment_length",), (lambda x: x >= 2, "at least 2")),
+    **dict.fromkeys(("hidden_sizes",), (lambda x: len(x) >= 1 and min(x) >= 1, "one or more positive sizes")),
+    **dict.fromkeys(("matmul_precision",), (lambda x: x in ("highest", "high", "medium"), "highest, high or medium")),
+}  # fmt: skip
+
+
+def check_args(args) -> None:
+    """Raises InputError for the first argument outside its LIMITS."""
+    for name, (accepts, what) in LIMITS.items():
+        if hasattr(args, name) and not accepts(getattr(args, name)):
+            value = getattr(args, name)
+            value = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            raise InputError(f"--{name.replace('_', '-')} {value}: must be {what}")
+
+
+def setup_device(args) -> torch.device:
+    """Choose the device, the threads and the matrix precision. Raises InputError where there is no such device."""
+    try:
+        name = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {args.device}: {str(error).splitlines()[0]}; try --device cpu") from None
+    if device.type == "meta":
+        raise InputError(f"--device {args.device}: holds no numbers; try --device cpu")
+    # Matrices of a few hundred rows do not feed more than a handful of threads.
+    torch.set_num_threads(args.threads or min(4, available_cpus()))
+    torch.set_float32_matmul_precision(args.matmul_precision)
+    return device
+
+
+def can_compile() -> str:
+    """Empty, or what torch.compile lacks here: it makes C++ (also for CUDA) that includes Python.h."""
+    import sysconfig
+
+    if not any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++")):
+        return "a C++ compiler (Debian: g++)"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        return "Python.h (Debian: python3-dev)"
+    return ""
+
+
+# ---------------------------------------------------------------- signals
+class Signals:
+    """Remembers SIGTERM, SIGINT, SIGHUP and SIGUSR1, so that the loop ends between two steps with a checkpoint."""
+
+    def __init__(self):
+        self.received = 0
+
+    def __enter__(self) -> Signals:
+        self.before = {s: signal.signal(s, self._remember) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for signum, handler in self.before.items():
+            signal.signal(signum, handler)
+
+    def __bool__(self) -> bool:
+        return bool(self.received)
+
+    def _remember(self, signum, _frame) -> None:
+        self.received = signum
+
+    @property
+    def exit_status(self) -> int:
+        """0 for SIGUSR1 (a launcher asked for a checkpoint and will start the run again), else 128 + the signal."""
+        return 0 if self.received == signal.SIGUSR1 else 128 + self.received
+
+
+# ---------------------------------------------------------------- nested dicts of tensors
+def tree_map(function, *trees):
+    """Apply `function` to the corresponding leaves of nested dicts."""
+    if isinstance(trees[0], dict):
+        return {name: tree_map(function, *(tree[name] for tree in trees)) for name in trees[0]}
+    return function(*trees)
+
+
+# ---------------------------------------------------------------- a seed's folder
+class Run:
+    """The folder of one seed: what is there from an earlier start, and all that is written.
+
+    Args:
+        folder: RUN_DIR/seed-K.  args: the arguments, `seed` K among them.  algorithm: the script's name.
+
+    Raises:
+        InputError: another process is at work in the folder, or it holds a run with other arguments.
+    """
+
+    def __init__(self, folder: Path, args, algorithm: str):
+        self.folder, self.algorithm, self.seed = Path(folder), algorithm, args.seed
+        self.args = {name: list(v) if isinstance(v, tuple) else str(v) if isinstance(v, Path) else v
+                     for name, v in dataclasses.asdict(args).items()}  # fmt: skip
+        self.args["num_seeds"] = 1
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock()
+        except OSError as error:
+            raise InputError(f"--run-dir {self.folder.parent}: {error.strerror} ({error.filename})") from None
+        if args.overwrite:
+            for item in self.folder.iterdir():
+                if item.name != ".lock":
+                    shutil.rmtree(item) if item.is_dir() else item.unlink()
+        self.config = self._read_config()
+        self._compare(self.args, self.config.get("args", {}), self.config.get("algorithm", algorithm))
+        self.checkpoint = self._read_checkpoint()
+        self.step = self.checkpoint["step"] if self.checkpoint else 0
+        self.finished = (self.folder / "final.pt").exists() and self.step >= args.total_steps
+        self.time = dict(self.checkpoint["time"]) if self.checkpoint else {"data": 0.0, "train": 0.0, "eval": 0.0}
+        self.board, self.wandb = None, None
+
+    def _lock(self) -> None:
+        # The kernel's lock ends with its process, so a killed run blocks nobody.
+        self.lock = open(self.folder / ".lock", "a+")  # noqa: SIM115 (held for the life of the run)
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.lock.seek(0)
+            owner = self.lock.read().strip() or "another process"
+            raise InputError(f"{self.folder}: in use by {owner}; wait for it or choose another --run-dir") from None
+        self.lock.truncate(0)
+        self.lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
+        self.lock.flush()
+
+    def _read_config(self) -> dict:
+        path = self.folder / "config.json"
+        if not path.exists():
+            return {}
+        try:
+            return json.loads(path.read_text())
+        except ValueError:
+            raise InputError(f"{path}: not readable as JSON; start anew with --overwrite") from None
+
+    def _compare(self, now: dict, before: dict, algorithm: str) -> None:
+        if algorithm != self.algorithm:
+            raise InputError(f"{self.folder}: holds a run of {algorithm}; choose another --run-dir, or --overwrite it")
+        changed = [f"--{name.replace('_', '-')} {before[name]} -> {now[name]}" for name in now
+                   if name in before and name not in INCIDENTAL and before[name] != now[name]]  # fmt: skip
+        if changed:
+            raise InputError(f"{self.folder}: was started with other arguments ({', '.join(changed)}); give the same, "
+                             "choose another --run-dir, or start anew with --overwrite")  # fmt: skip
+
+    def _read_checkpoint(self) -> dict | None:
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return None
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            schema, _ = checkpoint["schema"], (checkpoint["step"], checkpoint["state"], checkpoint["time"])
+        except Exception as error:  # torch raises many kinds for a damaged file
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"{path}: damaged ({reason[:80]}); delete it or start anew with --overwrite") from None
+        if schema != SCHEMA:
+            raise InputError(f"{path}: has schema {schema}, this code writes {SCHEMA}; start anew with --overwrite")
+        return checkpoint
+
+    def open(self, data: dict[str, str], device: torch.device, track: bool) -> None:
+        """Write config.json, drop rows that are newer than the checkpoint, open the logs.
+
+        Args:
+            data: fingerprints of the files trained on; refused if they are not those of the checkpoint.
+        """
+        if self.checkpoint and self.config.get("dataset_fingerprint", data) != data:
+            raise InputError(f"{self.folder}: was started on other data ({self.config['dataset_fingerprint']} -> {data}); "
+                             "choose another --run-dir, or start anew with --overwrite")  # fmt: skip
+        config = {"algorithm": self.algorithm, "args": self.args, **git_state(), "versions": versions(),
+                  "device": describe(device), "threads": torch.get_num_threads(), "dataset_fingerprint": data}  # fmt: skip
+        with atomic(self.folder / "config.json") as partial:
+            partial.write_text(json.dumps(config, indent=2, default=str) + "\n")
+        self.rows = {name: self._trim(name) for name in ("train", "eval", "time")}
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.board = SummaryWriter(str(self.folder), purge_step=self.step + 1 if self.checkpoint else None)
+        if track:
+            import wandb
+
+            name = f"{self.algorithm}_{self.args['env']}_seed-{self.seed}"
+            self.wandb = wandb.init(project=self.args["wandb_project"], entity=self.args["wandb_entity"] or None, name=name,
+                                    dir=str(self.folder), config=config, reinit="create_new")  # fmt: skip
+
+    def _trim(self, name: str) -> list[dict[str, str]]:
+        # Rows are kept up to the checkpoint; what was logged after it will be computed, and logged, again.
+        path = self.folder / f"{name}.csv"
+        if not path.exists():
+            return []
+        with open(path, newline="") as file:
+            text = file.read()
+        complete = text[: text.rfind("\n") + 1]  # a kill may have cut the last row
+        rows = [row for row in csv.DictReader(io.StringIO(complete)) if self.checkpoint and int(row["step"]) <= self.step]
+        with atomic(path) as partial, open(partial, "w", newline="") as file:
+            if rows:
+                writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+        return rows
+
+    def log(self, name: str, step: int, row: dict[str, float | None]) -> None:
+        """Append a row to NAME.csv and send it to TensorBoard and wandb. None: an empty cell."""
+        if self.rows[name] and int(self.rows[name][-1]["step"]) >= step:
+            return  # written just before a kill, now computed again
+        cells = {"step": step, **{k: "" if v is None else v for k, v in row.items()}}
+        path = self.folder / f"{name}.csv"
+        with open(path, "a", newline="") as file:
+            writer = csv.DictWriter(file, cells, lineterminator="\n")
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(cells)
+        self.rows[name].append({k: str(v) for k, v in cells.items()})
+        tags = {k if "/" in k else f"{name}/{k}": v for k, v in row.items() if v is not None}
+        for tag, value in tags.items():
+            self.board.add_scalar(tag, value, step)
+        if self.wandb:
+            self.wandb.log(tags, step=step)
+
+    def evaluated(self, step: int) -> bool:
+        """Whether the evaluation of this step is in eval.csv."""
+        return any(int(row["step"]) == step for row in self.rows["eval"])
+
+    def log_eval(self, step: int, row: dict[str, float | None], actor: dict[str, torch.Tensor]) -> None:
+        """Log an evaluation; write best.pt first if it is the best so far, so that no kill separates the two."""
+        if all(score(row) > score(old) for old in self.rows["eval"]):
+            self.save_actor("best.pt", step, actor)
+        self.log("time", step, {f"time/{phase}": seconds for phase, seconds in self.time.items()})
+        self.log("eval", step, row)
+
+    def describe_eval(self) -> str:
+        """The last evaluation in a few words."""
+        if not self.rows["eval"]:
+            return "-"
+        row = self.rows["eval"][-1]
+        return f"success {float(row['success']):.2f}" if row["success"] else f"score {float(row['score']):.1f}"
+
+    def save_actor(self, name: str, step: int, actor: dict[str, torch.Tensor]) -> None:
+        """Write best.pt or final.pt: the actor, and what is needed to run it."""
+        save(self.folder / name, {"schema": SCHEMA, "algorithm": self.algorithm, "env": self.args["env"], "step": step,
+                                  "actor": {k: v.detach().cpu().clone() for k, v in actor.items()}})  # fmt: skip
+
+    def save_checkpoint(self, step: int, state: dict) -> None:
+        """Write checkpoint.pt. `state`: nested dicts of this seed's tensors."""
+        self.board.flush()
+        state = tree_map(lambda t: t.detach().cpu().clone(), state)  # clone: a slice would save all seeds' storage
+        save(self.folder / "checkpoint.pt", {"schema": SCHEMA, "step": step, "state": state, "args": self.args, "time": self.time})
+
+    def summary(self) -> dict:
+        """Success, score and return at the last and at the best evaluation, from eval.csv."""
+        path = self.folder / "eval.csv"
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        best = max(rows, key=lambda row: (score(row), -int(row["step"])))
+        number = {name: {k: float(v) if v else None for k, v in row.items()} for name, row in (("last", rows[-1]), ("best", best))}
+        return {**number, "time": self.time}
+
+    def close(self) -> None:
+        """Close the logs and give up the folder."""
+        if self.board:
+            self.board.close()
+        if self.wandb:
+            self.wandb.finish()
+        self.lock.close()
+
+
+def score(row: dict) -> tuple[float, float]:
+    """What makes an evaluation better: D4RL score, else success; then the return."""
+    main = row["score"] if row["score"] not in (None, "") else row["success"]
+    return (float(main) if main not in (None, "") else 0.0, float(row["return_mean"]))
+
+
+def save(path: Path, content: dict) -> None:
+    """torch.save, atomically."""
+    with atomic(path) as partial:
+        torch.save(content, partial)
+
+
+def print_summary(runs: list[Run]) -> dict:
+    """Print the closing table; returns {seed: summary}."""
+    results = {run.seed: run.summary() for run in runs}
+    print(f"\n{'seed':>4}  {'last: step':>10} {'success':>8} {'return':>9}  {'best: step':>10} {'success':>8} {'return':>9}")
+    for seed, result in results.items():
+        cells = []
+        for row in (result["last"], result["best"]):
+            shown = row["score"] if row["score"] is not None else row["success"]
+            cells.append(f"{int(row['step']):>10} {shown:>8.2f} {row['return_mean']:>9.1f}")
+        print(f"{seed:>4}  {'  '.join(cells)}")
+    total = max(results.values(), key=lambda r: sum(r["time"].values()))["time"]
+    print("wall-clock: " + ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in total.items()) + f"  ({runs[0].folder.parent})")
+    return results
+
+
+# ---------------------------------------------------------------- provenance
+def git_state() -> dict[str, str | bool | None]:
+    """Commit of the code and whether it differs from it; None outside a git checkout."""
+
+    def git(*words: str) -> str:
+        here = Path(__file__).resolve().parent
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"git_commit": None, "git_dirty": None}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what can change a number."""
+    found = {"python": sys.version.split()[0]}
+    for name in ("torch", "numpy", "gymnasium", "metaworld", "mujoco", "robosuite", "h5py"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def describe(device: torch.device) -> str:
+    """The device's name and, for a GPU, its model."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def actor_arrays(actor: dict[str, torch.Tensor], k: int) -> dict[str, np.ndarray]:
+    """Seed k's actor as `common.envs.mean_action` takes it: weights (S, 1, in, out) -> (in, out), on the host."""
+    return {name: t[k].float().cpu().numpy().reshape(t.shape[-2:] if name[0] == "w" else -1) for name, t in actor.items()}

@@ -1,0 +1,103 @@
+"""Compare a script's own update with golden numbers of the original implementation, in float64.
+
+    python -m tests.parity GOLDEN.npz
+
+prints one JSON line {"algo", "max_param_diff", "max_loss_diff"} and exits 0 where both are small enough, 1 where not.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.envs import InputError
+from common.runs import tree_map, user_errors
+
+TOLERANCE = 1e-9
+# golden step metric -> ours
+METRICS = {
+    "ipl_iql": {"q_loss": "losses/preference", "chi2_loss": "losses/chi2", "actor_loss": "losses/actor",
+                "q": "train/q", "reward": "train/reward"},
+}  # fmt: skip
+
+
+def read_case(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    """The meta and the arrays (float64) of a golden case."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            meta = json.loads(str(file["meta"]))
+            return meta, {name: torch.as_tensor(file[name], dtype=torch.float64) for name in file.files if name != "meta"}
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError(f"{path}: not a golden case ({str(error).splitlines()[0]})") from None
+
+
+def make_args(script, meta: dict):
+    """The script's Args with the case's hyper-parameters; names that only the case has are left out."""
+    names = {f.name for f in fields(script.Args)}
+    given = {**meta, "hidden_sizes": tuple(meta["hidden"]), "segment_length": meta["segment_obs"],
+             "preference_batch_size": meta["pairs"], "replay_batch_size": meta["n_replay"],
+             "use_replay": meta["n_replay"] > 0}  # fmt: skip
+    return script.Args(**{name: value for name, value in given.items() if name in names})
+
+
+def params(arrays: dict[str, Tensor], prefix: str) -> dict:
+    """The parameters below `prefix`, with the S axis: {part: {w0: (1, E, in, out), ..., log_std: (1, A)}}."""
+    tree: dict[str, dict[str, Tensor]] = {}
+    for name, array in arrays.items():
+        if name.startswith(prefix + "/"):
+            part, leaf = name.removeprefix(prefix + "/").split("/")
+            tree.setdefault(part, {})[leaf] = array.clone().unsqueeze(0)
+    return tree
+
+
+def batch_of(script, args, meta: dict, arrays: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+    """Step `step`'s batch, as the script's own `make_batch` joins it."""
+    case = {name.split("/")[1]: array for name, array in arrays.items() if name.startswith(f"batch{step}/")}
+    obs, action = (torch.stack([case[f"{kind}_1"], case[f"{kind}_2"]]) for kind in ("obs", "action"))  # (2, B, L+1, .)
+    pairs = {
+        "obs": obs[:, :, :-1].flatten(0, 2), "next_obs": obs[:, :, 1:].flatten(0, 2), "action": action[:, :, :-1].flatten(0, 2),
+        "last_obs": obs[:, :, -1].flatten(0, 1), "last_action": action[:, :, -1].flatten(0, 1),
+        "label": case["label"].float(),  # float32, as in the original, whose cross-entropy is float32 for that reason
+    }  # fmt: skip
+    replay = None
+    if meta["n_replay"]:
+        replay = {name: case[f"replay_{name}"] for name in ("obs", "action", "next_obs", "reward")}
+        replay["terminal"] = 1 - case["replay_discount"] / args.gamma
+        replay = {name: array.unsqueeze(0) for name, array in replay.items()}
+    return script.make_batch(args, [0], step, {name: array.unsqueeze(0) for name, array in pairs.items()}, replay)
+
+
+def compare(path: Path) -> dict[str, str | float]:
+    """Run the case. Returns {"algo", "max_param_diff", "max_loss_diff"}."""
+    meta, arrays = read_case(path)
+    if meta["algo"] not in METRICS:
+        raise InputError(f"{path}: algorithm {meta['algo']} is not one of {', '.join(METRICS)}")
+    script = importlib.import_module(f"algorithms.{meta['algo']}")
+    args = make_args(script, meta)
+    state = params(arrays, "init")
+    nets = {name: p for name, p in state.items() if not name.endswith("_target")}
+    state["adam"] = {name: {"m": tree_map(torch.zeros_like, p), "v": tree_map(torch.zeros_like, p)} for name, p in nets.items()}
+    update, loss_diff = script.make_update(args), 0.0
+    for step in range(meta["steps"]):
+        metrics = update(state, batch_of(script, args, meta, arrays, step))
+        for theirs, ours in METRICS[meta["algo"]].items():
+            loss_diff = max(loss_diff, abs(float(metrics[ours]) - float(arrays[f"step{step}/{theirs}"])))
+    final = params(arrays, "final")
+    diffs = [(state[part][leaf] - array).abs().max().item() for part, p in final.items() for leaf, array in p.items()]
+    return {"algo": meta["algo"], "max_param_diff": max(diffs), "max_loss_diff": loss_diff}
+
+
+if __name__ == "__main__":
+    with user_errors():
+        if len(sys.argv) != 2:
+            raise InputError("give one golden file: python -m tests.parity GOLDEN.npz")
+        result = compare(Path(sys.argv[1]))
+    print(json.dumps(result))
+    sys.exit(not max(result["max_param_diff"], result["max_loss_diff"]) <= TOLERANCE)  # NaN fails too
