@@ -19,7 +19,7 @@ _ipl_setup() {
     }
 
     # The stamp names what is installed; the lock lets one of several jobs install while the others wait.
-    want=$(cat requirements.txt pyproject.toml | cksum)
+    want=$(cksum <requirements.txt)
     stamp=.venv/.requirements
     if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
         log=$root/.setup.log

@@ -28,6 +28,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -180,7 +181,7 @@ def implied_reward(q: Tensor, next_v: Tensor, discount: Tensor) -> Tensor:  # (S
 
 
 def preference_loss(reward: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:  # (S, E, 2BL), (S, B) -> (S,), (S,)
-    """Bradley-Terry cross-entropy of the segments' summed rewards (IPL, equation 6), and the accuracy on strict pairs."""
+    """Bradley-Terry cross-entropy of the segments' summed rewards (IPL, equation 6), and the accuracy but for ties."""
     seeds, critics, _ = reward.shape
     first, second = reward.view(seeds, critics, 2, label.shape[-1], -1).sum(-1).unbind(2)  # (S, E, B)
     logits, label = second - first, label.unsqueeze(1).expand_as(first)
@@ -199,7 +200,7 @@ def log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:  # (S, N,
 def init_mlp(generator: torch.Generator, members: int, sizes: tuple[int, ...]) -> Params:
     """Orthogonal weights (E, in, out) with gain 1, every member on its own, and zero biases (E, 1, out)."""
     params = {}
-    for i, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (n_in, n_out) in enumerate(pairwise(sizes)):
         draws = [torch.nn.init.orthogonal_(torch.empty(n_in, n_out), generator=generator) for _ in range(members)]
         params[f"w{i}"], params[f"b{i}"] = torch.stack(draws), torch.zeros(members, 1, n_out)
     return params
@@ -212,7 +213,9 @@ def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> dict:
     critic = init_mlp(generator, args.num_critics, (obs_dim + act_dim, *hidden, 1))
     value = init_mlp(generator, 1, (obs_dim, *hidden, 1))
     nets = {"actor": actor, "critic": critic, "value": value}
-    moments = {name: {"m": tree_map(torch.zeros_like, p), "v": tree_map(torch.zeros_like, p)} for name, p in nets.items()}
+    moments = {
+        name: {"m": tree_map(torch.zeros_like, p), "v": tree_map(torch.zeros_like, p)} for name, p in nets.items()
+    }
     return {**nets, "critic_target": tree_map(torch.clone, critic), "adam": moments}
 
 
@@ -227,7 +230,10 @@ def make_batch(args: Args, seeds: list[int], step: int, pairs: Params, replay: P
         for name in ("obs", "action", "next_obs"):
             batch[name] = torch.cat([batch[name], replay[name]], 1)
         batch["discount"] = torch.cat([batch["discount"], args.gamma * (1 - replay["terminal"])], 1)
-        share = (1 - args.replay_weight) * batch["weight"], torch.full_like(replay["terminal"][0], args.replay_weight / n)
+        share = (
+            (1 - args.replay_weight) * batch["weight"],
+            torch.full_like(replay["terminal"][0], args.replay_weight / n),
+        )
         batch["weight"] = torch.cat(share)
     if args.dropout:
         rngs = [np.random.default_rng([NOISE, seed, step]) for seed in seeds]
@@ -420,8 +426,8 @@ def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: Re
             columns = {name: m.tolist() for name, m in metrics.items()}  # the only wait for the device
             for k, run in enumerate(runs):
                 run.log("train", step + 1, {name: column[k] for name, column in columns.items()})
-            bar.set_postfix({name.split("/")[1]: f"{columns[name][0]:.3g}" for name in columns if name.startswith("losses/")}
-                            | {"success": runs[0].describe_eval()})  # fmt: skip
+            losses = {name.removeprefix("losses/"): c[0] for name, c in columns.items() if name.startswith("losses/")}
+            bar.set_postfix({name: f"{loss:.3g}" for name, loss in losses.items()}, last=runs[0].describe_eval())
     bar.close()
     checkpoint(args.total_steps)
     for k, run in enumerate(runs):

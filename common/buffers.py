@@ -26,7 +26,8 @@ class PreferenceBuffer:
 
     Args:
         obs: (T, O), action: (T, A); row t + 1 follows row t inside a segment.
-        start: (P, 2) row of the first step of both segments; label: (P,) 1 the second is preferred, 0 the first, 0.5 a tie.
+        start: (P, 2) row of the first step of both segments.
+        label: (P,) 1: the second is preferred, 0: the first, 0.5: a tie.
         length: steps of a segment, the last one's action included.
     """
 
@@ -85,8 +86,8 @@ class ReplayBuffer:
     """Transitions of the offline dataset.
 
     Args:
-        obs, next_obs: (T, O), action: (T, A), reward: (T,), terminal: (T,) 1 where the episode ended in a terminal state
-            (a time limit is none: its last state is bootstrapped from).
+        obs, next_obs: (T, O), action: (T, A), reward: (T,).
+        terminal: (T,) 1 where the episode ended in a terminal state; a time limit is none.
     """
 
     def __init__(self, obs, action, reward, next_obs, terminal, device: str | torch.device = "cpu"):
@@ -108,7 +109,8 @@ class ReplayBuffer:
         chunk, skip = divmod(step, REPLAY_CHUNK)
         while True:
             draws = [
-                np.random.default_rng([REPLAY, seed, chunk]).integers(0, len(self), (REPLAY_CHUNK, size)) for seed in seeds
+                np.random.default_rng([REPLAY, seed, chunk]).integers(0, len(self), (REPLAY_CHUNK, size))
+                for seed in seeds
             ]
             rows = torch.as_tensor(np.stack(draws), device=self.device)
             for i in range(skip, REPLAY_CHUNK):

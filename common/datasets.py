@@ -6,8 +6,9 @@ builds a MetaWorld dataset by hand; a training run builds the default one itself
 
 MetaWorld follows the protocol of IPL (Hejna & Sadigh 2023, appendix): `episodes` each of four kinds, all in the target
 environment with hidden goal: *expert* (scripted policy of the task and its goal), *within* (the same policy, acting for
-another goal), *random* (uniform actions) and *cross* (scripted policy of a random other task); the policies act in their
-own simulator and their noisy actions are applied to the target's. Pairs of segments are labelled by discounted return.
+another goal), *random* (uniform actions) and *cross* (scripted policy of a random other task); the policies
+act in their own simulator and their noisy actions are applied to the target's. Pairs of segments are labelled by
+discounted return.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import tyro
 from tqdm import tqdm
 
 from common.envs import InputError, Workers, available_cpus, make, reset_env, resolve, seed_of
@@ -234,7 +234,9 @@ def check(path: Path, name: str, array: np.ndarray, shape: tuple, low=-np.inf, h
     """
     if array.ndim != len(shape) or any(want not in (None, have) for want, have in zip(shape, array.shape, strict=True)):
         want = " x ".join("any" if n is None else str(n) for n in shape)
-        raise InputError(f"{path}: '{name}' has shape {array.shape}, expected {want}; is it a file of this environment?")
+        raise InputError(
+            f"{path}: '{name}' has shape {array.shape}, expected {want}; is it a file of this environment?"
+        )
     if not np.issubdtype(array.dtype, np.number):
         raise InputError(f"{path}: '{name}' holds {array.dtype}, not numbers; make the file again")
     if not np.isfinite(array).all():
@@ -258,7 +260,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
                 return {name: file[name] for name in file.files}
         arrays: dict[str, np.ndarray] = {}
         with h5py.File(path, "r") as file:
-            file.visititems(lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+            file.visititems(
+                lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+            )
             arrays["protocol"] = json.loads(file.attrs.get("protocol", "{}"))
         return arrays
     except (OSError, ValueError, KeyError, EOFError) as error:
@@ -275,12 +279,18 @@ def require(path: Path, arrays: dict, names: tuple[str, ...]) -> None:
 def read_rows(path: Path, env: str) -> dict[str, np.ndarray]:
     """The checked rows of a dataset that `build` wrote: obs, action, reward, row, length and the preferences."""
     arrays = read(path)
-    require(path, arrays, ("obs", "action", "reward", "episodes/row", "episodes/length", "preferences/start", "preferences/label"))
+    require(
+        path,
+        arrays,
+        ("obs", "action", "reward", "episodes/row", "episodes/length", "preferences/start", "preferences/label"),
+    )
     made_for = arrays["protocol"].get("env", env)
     if made_for != env:
         raise InputError(f"{path}: was built for {made_for}, not for {env}; choose another --dataset or --env")
     if arrays["protocol"].get("schema", SCHEMA) != SCHEMA:
-        raise InputError(f"{path}: has schema {arrays['protocol']['schema']}, expected {SCHEMA}; delete it and start again")
+        raise InputError(
+            f"{path}: has schema {arrays['protocol']['schema']}, expected {SCHEMA}; delete it and start again"
+        )
     rows = len(check(path, "obs", arrays["obs"], (None, None)))
     check(path, "action", arrays["action"], (rows, None), -1, 1)
     check(path, "reward", arrays["reward"], (rows,))
@@ -366,7 +376,9 @@ def main(args: BuildArgs) -> Path:
     print(f"{path}\n{'kind':8} episodes  success  length   return")
     for k, kind in enumerate(KINDS):
         chosen = np.flatnonzero(arrays["episodes/kind"] == k)
-        spans = [slice(arrays["episodes/row"][e], arrays["episodes/row"][e] + arrays["episodes/length"][e]) for e in chosen]
+        spans = [
+            slice(arrays["episodes/row"][e], arrays["episodes/row"][e] + arrays["episodes/length"][e]) for e in chosen
+        ]
         success = np.mean([arrays["success"][span].max() for span in spans])
         returns = np.mean([arrays["reward"][span].sum() for span in spans])
         print(f"{kind:8} {len(chosen):8} {success:8.2f} {arrays['episodes/length'][chosen].mean():7.1f} {returns:8.1f}")

@@ -63,18 +63,21 @@ def make(env: str, goal_visible: bool = False, render: bool = False):
     sim = ALL_V3_ENVIRONMENTS[name.replace("-v2", "-v3")](reward_function_version="v2", **extra)
     sim._partially_observable = not goal_visible
     sim._set_task_called = True
-    sim._freeze_rand_vec = False
     sim.seeded_rand_vec = True  # else goals come from numpy's global state
     sim.__dict__.pop("sawyer_observation_space", None)  # cached before the two lines above; it clips the goal
     return sim
 
 
 def reset_env(sim, seed: int, goal: np.ndarray | None = None) -> np.ndarray:  # -> (O,)
-    """Reset to the initial state that `seed` draws, or to `goal`, the `_last_rand_vec` of another reset."""
-    sim.seed(int(seed))
-    sim._freeze_rand_vec = goal is not None
-    if goal is not None:
-        sim._last_rand_vec = goal
+    """Reset to the object and goal positions that `seed` draws, or to `goal`, the `_last_rand_vec` of another reset."""
+    if goal is None:
+        sim.seed(int(seed))
+        sim._freeze_rand_vec = False
+        sim.reset()
+        goal = sim._last_rand_vec.copy()
+    # A reset places objects twice and moves the simulation on only between the two; with one and the same draw the
+    # first observation shows them where they are.
+    sim._freeze_rand_vec, sim._last_rand_vec = True, goal
     return sim.reset()[0]
 
 

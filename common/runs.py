@@ -1,7 +1,7 @@
 """The command line and a run's folder: arguments, files, locks, signals, resuming. The same for every algorithm.
 
-A run's folder holds one folder a seed, each what a single-seed run would have written: config.json, train.csv, eval.csv,
-time.csv, checkpoint.pt, best.pt, final.pt, TensorBoard events, videos/.
+A run's folder holds one folder a seed, each what a single-seed run would have written: config.json, train.csv,
+eval.csv, time.csv, checkpoint.pt, best.pt, final.pt, TensorBoard events, videos/.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -32,8 +33,8 @@ SCHEMA = 1
 """version of checkpoint.pt"""
 EVAL_COLUMNS = ("step", "episodes", "return_mean", "return_std", "success", "score", "length")
 INCIDENTAL = (
-    "num_seeds", "data_dir", "run_dir", "overwrite", "track", "wandb_project", "wandb_entity", "capture_video", "device",
-    "compile", "threads", "dataset", "preferences",
+    "num_seeds", "data_dir", "run_dir", "overwrite", "track", "wandb_project", "wandb_entity", "capture_video",
+    "device", "compile", "threads", "dataset", "preferences",
 )  # fmt: skip
 """arguments that a resumed run may change: none of them changes what is computed (files are compared by content)"""
 
@@ -80,10 +81,9 @@ def peek_env(default: str, argv: list[str] | None = None) -> str:
 
 # name: (accepts, what it must be); the same names mean the same in every script
 LIMITS = {
-    **dict.fromkeys(("num_seeds", "eval_every", "eval_episodes", "log_every", "preference_batch_size", "replay_batch_size",
-                     "num_critics"), (lambda x: x >= 1, "at least 1")),
+    **dict.fromkeys(("num_seeds", "total_steps", "eval_every", "eval_episodes", "log_every", "preference_batch_size",
+                     "replay_batch_size", "num_critics"), (lambda x: x >= 1, "at least 1")),
     **dict.fromkeys(("seed", "threads", "num_preferences"), (lambda x: x >= 0, "at least 0")),
-    **dict.fromkeys(("total_steps",), (lambda x: x >= 1, "at least 1")),
     **dict.fromkeys(("lr", "beta", "clip_score"), (lambda x: 0 < x < float("inf"), "positive and finite")),
     **dict.fromkeys(("chi2_coeff",), (lambda x: 0 <= x < float("inf"), "at least 0 and finite")),
     **dict.fromkeys(("gamma", "dropout"), (lambda x: 0 <= x < 1, "in [0, 1)")),
@@ -140,7 +140,9 @@ class Signals:
         self.received = 0
 
     def __enter__(self) -> Signals:
-        self.before = {s: signal.signal(s, self._remember) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)}
+        self.before = {
+            s: signal.signal(s, self._remember) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+        }
         return self
 
     def __exit__(self, *_) -> None:
@@ -236,11 +238,12 @@ class Run:
         if not path.exists():
             return None
         try:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):
+                checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             schema, _ = checkpoint["schema"], (checkpoint["step"], checkpoint["state"], checkpoint["time"])
-        except Exception as error:  # torch raises many kinds for a damaged file
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{path}: damaged ({reason[:80]}); delete it or start anew with --overwrite") from None
+        except Exception as error:  # torch raises many kinds for a damaged file, with advice to load it unsafely
+            reason = type(error).__name__
+            raise InputError(f"{path}: damaged ({reason}); delete it or start anew with --overwrite") from None
         if schema != SCHEMA:
             raise InputError(f"{path}: has schema {schema}, this code writes {SCHEMA}; start anew with --overwrite")
         return checkpoint
@@ -252,10 +255,12 @@ class Run:
             data: fingerprints of the files trained on; refused if they are not those of the checkpoint.
         """
         if self.checkpoint and self.config.get("dataset_fingerprint", data) != data:
-            raise InputError(f"{self.folder}: was started on other data ({self.config['dataset_fingerprint']} -> {data}); "
-                             "choose another --run-dir, or start anew with --overwrite")  # fmt: skip
+            before = self.config["dataset_fingerprint"]
+            raise InputError(f"{self.folder}: was started on other data ({before} -> {data}); choose another --run-dir, or "
+                             "start anew with --overwrite")  # fmt: skip
         config = {"algorithm": self.algorithm, "args": self.args, **git_state(), "versions": versions(),
-                  "device": describe(device), "threads": torch.get_num_threads(), "dataset_fingerprint": data}  # fmt: skip
+                  "device": describe(device), "threads": torch.get_num_threads(),
+                  "dataset_fingerprint": data}  # fmt: skip
         with atomic(self.folder / "config.json") as partial:
             partial.write_text(json.dumps(config, indent=2, default=str) + "\n")
         self.rows = {name: self._trim(name) for name in ("train", "eval", "time")}
@@ -266,8 +271,9 @@ class Run:
             import wandb
 
             name = f"{self.algorithm}_{self.args['env']}_seed-{self.seed}"
-            self.wandb = wandb.init(project=self.args["wandb_project"], entity=self.args["wandb_entity"] or None, name=name,
-                                    dir=str(self.folder), config=config, reinit="create_new")  # fmt: skip
+            project, entity = self.args["wandb_project"], self.args["wandb_entity"] or None
+            self.wandb = wandb.init(project=project, entity=entity, name=name, dir=str(self.folder), config=config,
+                                    reinit="create_new")  # fmt: skip
 
     def _trim(self, name: str) -> list[dict[str, str]]:
         # Rows are kept up to the checkpoint; what was logged after it will be computed, and logged, again.
@@ -277,7 +283,9 @@ class Run:
         with open(path, newline="") as file:
             text = file.read()
         complete = text[: text.rfind("\n") + 1]  # a kill may have cut the last row
-        rows = [row for row in csv.DictReader(io.StringIO(complete)) if self.checkpoint and int(row["step"]) <= self.step]
+        rows = [
+            row for row in csv.DictReader(io.StringIO(complete)) if self.checkpoint and int(row["step"]) <= self.step
+        ]
         with atomic(path) as partial, open(partial, "w", newline="") as file:
             if rows:
                 writer = csv.DictWriter(file, rows[0], lineterminator="\n")
@@ -330,7 +338,10 @@ class Run:
         """Write checkpoint.pt. `state`: nested dicts of this seed's tensors."""
         self.board.flush()
         state = tree_map(lambda t: t.detach().cpu().clone(), state)  # clone: a slice would save all seeds' storage
-        save(self.folder / "checkpoint.pt", {"schema": SCHEMA, "step": step, "state": state, "args": self.args, "time": self.time})
+        save(
+            self.folder / "checkpoint.pt",
+            {"schema": SCHEMA, "step": step, "state": state, "args": self.args, "time": self.time},
+        )
 
     def summary(self) -> dict:
         """Success, score and return at the last and at the best evaluation, from eval.csv."""
@@ -338,7 +349,10 @@ class Run:
         with open(path, newline="") as file:
             rows = list(csv.DictReader(file))
         best = max(rows, key=lambda row: (score(row), -int(row["step"])))
-        number = {name: {k: float(v) if v else None for k, v in row.items()} for name, row in (("last", rows[-1]), ("best", best))}
+        number = {
+            name: {k: float(v) if v else None for k, v in row.items()}
+            for name, row in (("last", rows[-1]), ("best", best))
+        }
         return {**number, "time": self.time}
 
     def close(self) -> None:
@@ -365,7 +379,8 @@ def save(path: Path, content: dict) -> None:
 def print_summary(runs: list[Run]) -> dict:
     """Print the closing table; returns {seed: summary}."""
     results = {run.seed: run.summary() for run in runs}
-    print(f"\n{'seed':>4}  {'last: step':>10} {'success':>8} {'return':>9}  {'best: step':>10} {'success':>8} {'return':>9}")
+    head = "  ".join(f"{when + ': step':>10} {'success':>8} {'return':>9}" for when in ("last", "best"))
+    print(f"\nseed  {head}")
     for seed, result in results.items():
         cells = []
         for row in (result["last"], result["best"]):
@@ -373,7 +388,11 @@ def print_summary(runs: list[Run]) -> dict:
             cells.append(f"{int(row['step']):>10} {shown:>8.2f} {row['return_mean']:>9.1f}")
         print(f"{seed:>4}  {'  '.join(cells)}")
     total = max(results.values(), key=lambda r: sum(r["time"].values()))["time"]
-    print("wall-clock: " + ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in total.items()) + f"  ({runs[0].folder.parent})")
+    print(
+        "wall-clock: "
+        + ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in total.items())
+        + f"  ({runs[0].folder.parent})"
+    )
     return results
 
 
@@ -383,7 +402,9 @@ def git_state() -> dict[str, str | bool | None]:
 
     def git(*words: str) -> str:
         here = Path(__file__).resolve().parent
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
 
     try:
         return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain"))}
@@ -407,4 +428,6 @@ def describe(device: torch.device) -> str:
 
 def actor_arrays(actor: dict[str, torch.Tensor], k: int) -> dict[str, np.ndarray]:
     """Seed k's actor as `common.envs.mean_action` takes it: weights (S, 1, in, out) -> (in, out), on the host."""
-    return {name: t[k].float().cpu().numpy().reshape(t.shape[-2:] if name[0] == "w" else -1) for name, t in actor.items()}
+    return {
+        name: t[k].float().cpu().numpy().reshape(t.shape[-2:] if name[0] == "w" else -1) for name, t in actor.items()
+    }

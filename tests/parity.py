@@ -33,7 +33,9 @@ def read_case(path: Path) -> tuple[dict, dict[str, Tensor]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             meta = json.loads(str(file["meta"]))
-            return meta, {name: torch.as_tensor(file[name], dtype=torch.float64) for name in file.files if name != "meta"}
+            return meta, {
+                name: torch.as_tensor(file[name], dtype=torch.float64) for name in file.files if name != "meta"
+            }
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise InputError(f"{path}: not a golden case ({str(error).splitlines()[0]})") from None
 
@@ -62,7 +64,8 @@ def batch_of(script, args, meta: dict, arrays: dict[str, Tensor], step: int) -> 
     case = {name.split("/")[1]: array for name, array in arrays.items() if name.startswith(f"batch{step}/")}
     obs, action = (torch.stack([case[f"{kind}_1"], case[f"{kind}_2"]]) for kind in ("obs", "action"))  # (2, B, L+1, .)
     pairs = {
-        "obs": obs[:, :, :-1].flatten(0, 2), "next_obs": obs[:, :, 1:].flatten(0, 2), "action": action[:, :, :-1].flatten(0, 2),
+        "obs": obs[:, :, :-1].flatten(0, 2), "next_obs": obs[:, :, 1:].flatten(0, 2),
+        "action": action[:, :, :-1].flatten(0, 2),
         "last_obs": obs[:, :, -1].flatten(0, 1), "last_action": action[:, :, -1].flatten(0, 1),
         "label": case["label"].float(),  # float32, as in the original, whose cross-entropy is float32 for that reason
     }  # fmt: skip
@@ -83,7 +86,9 @@ def compare(path: Path) -> dict[str, str | float]:
     args = make_args(script, meta)
     state = params(arrays, "init")
     nets = {name: p for name, p in state.items() if not name.endswith("_target")}
-    state["adam"] = {name: {"m": tree_map(torch.zeros_like, p), "v": tree_map(torch.zeros_like, p)} for name, p in nets.items()}
+    state["adam"] = {
+        name: {"m": tree_map(torch.zeros_like, p), "v": tree_map(torch.zeros_like, p)} for name, p in nets.items()
+    }
     update, loss_diff = script.make_update(args), 0.0
     for step in range(meta["steps"]):
         metrics = update(state, batch_of(script, args, meta, arrays, step))

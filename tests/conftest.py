@@ -1,0 +1,58 @@
+"""What the tests share: one small dataset from the real simulator, and scripts run as real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+os.environ.setdefault("MUJOCO_GL", "glx")  # tests that render say so themselves
+
+import torch  # noqa: E402
+
+from common.datasets import ensure  # noqa: E402
+from common.envs import Workers  # noqa: E402
+
+torch.set_num_threads(2)
+
+# A run of seconds, on the real simulator: what matters is that every part of a real run takes part.
+SMALL = (
+    "--env drawer-open-v2 --total-steps 40 --eval-every 20 --eval-episodes 2 --log-every 10 --num-preferences 50 "
+    "--hidden-sizes 16 16 --preference-batch-size 4 --threads 1 --no-compile --device cpu"
+).split()
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> Path:
+    """A data folder whose default dataset holds one episode of each kind, so that no test builds the full one."""
+    folder = tmp_path_factory.mktemp("data")
+    workers = Workers(2)
+    small = ensure("drawer-open-v2", folder, workers, episodes=1, pairs=60)
+    workers.close()
+    small.rename(small.with_name("drawer-open-v2_episodes-100_noise-1_pairs-10000_seed-0.hdf5"))
+    return folder
+
+
+@pytest.fixture
+def run(data_dir, tmp_path):
+    """run(script, *arguments, **options of subprocess.run) -> CompletedProcess; new folder, small dataset."""
+
+    def start(script: str, *arguments, **options) -> subprocess.CompletedProcess:
+        return subprocess.run(command(script, *arguments), **{**environment(data_dir, tmp_path), **options})
+
+    return start
+
+
+def command(script: str, *arguments) -> list[str]:
+    """The command line of a script of algorithms/."""
+    return [sys.executable, str(REPOSITORY / "algorithms" / f"{script}.py"), *map(str, arguments)]
+
+
+def environment(data_dir: Path, folder: Path) -> dict:
+    """Options of `subprocess.run` for a script: working folder, data folder, captured output."""
+    env = {**os.environ, "IPL_DATA_DIR": str(data_dir), "WANDB_MODE": "offline"}
+    return {"cwd": folder, "env": env, "capture_output": True, "text": True, "timeout": 300}

@@ -1,0 +1,213 @@
+"""The MetaWorld dataset and the reading of files, on the real simulator."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+from common import datasets
+from common.datasets import (
+    KINDS,
+    SEGMENT,
+    SUCCESS_STEPS,
+    BuildArgs,
+    ensure,
+    read,
+    read_preferences,
+    read_rows,
+    read_transitions,
+)
+from common.envs import METAWORLD_TASKS, InputError, Workers, evaluate, make, reset_env, resolve
+
+ENV = "drawer-open-v2"
+
+
+@pytest.fixture(scope="module")
+def path(data_dir):
+    return next((data_dir / "metaworld").glob("*.hdf5"))
+
+
+def test_names_are_metaworlds():
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    assert sorted(f"{task}-v3" for task in METAWORLD_TASKS) == sorted(ALL_V3_ENVIRONMENTS)
+    assert resolve("drawer-open") == resolve("drawer-open-v3") == ("metaworld", ENV)
+    with pytest.raises(InputError, match="drawer-open-v2"):
+        resolve("drawr-open-v2")
+
+
+def test_the_goal_is_hidden_and_drawn_by_the_seed():
+    hidden, visible = make(ENV), make(ENV, goal_visible=True)
+    a, b, c = reset_env(hidden, 3), reset_env(visible, 3), reset_env(visible, 4)
+    assert (a[-3:] == 0).all() and (b[-3:] != 0).any() and (a[:-3] == b[:-3]).all()
+    assert (b[-3:] != c[-3:]).any()
+    assert (reset_env(visible, 5, visible._last_rand_vec) == c).all()  # the goal asked for, whatever the seed
+
+
+def test_protocol(path):
+    arrays = read_rows(path, ENV)
+    length, row, kind = (arrays[f"episodes/{name}"] for name in ("length", "row", "kind"))
+    assert kind.tolist() == [0, 1, 2, 3]
+    success = [arrays["success"][r : r + n] for r, n in zip(row, length, strict=True)]
+    for n, s in zip(length, success, strict=True):
+        assert n == datasets.HORIZON or s.sum() == SUCCESS_STEPS
+    assert success[0].max() == 1 and length[0] < datasets.HORIZON  # the expert does the task
+    assert (arrays["obs"][:, -3:] == 0).all()
+    assert np.abs(arrays["action"]).max() <= 1
+    assert (arrays["action"][row + length] == 0).all()  # beside the final observation
+
+
+def test_expert_actions_replay_to_the_stored_observations(path):
+    """obs[t + 1] is what action[t] leads to from obs[t], and reward[t] what it earns."""
+    arrays = read_rows(path, ENV)
+    sim = make(ENV)
+    obs = reset_env(sim, datasets.seed_of(0, 0, 0))
+    for t in range(int(arrays["episodes/length"][0])):
+        np.testing.assert_array_equal(arrays["obs"][t], obs.astype(np.float32))
+        obs, reward, *_ = sim.step(arrays["action"][t])
+        assert arrays["reward"][t] == np.float32(reward)
+
+
+def test_labels_are_the_discounted_returns(path):
+    arrays, p = read_rows(path, ENV), read_preferences(path, ENV)
+    for (a, b), label in zip(p.start, p.label, strict=True):
+        first, second = (sum(0.99**t * float(arrays["reward"][r + t]) for t in range(SEGMENT)) for r in (a, b))
+        assert label == (0.5 if first == second else float(second > first))
+    end = arrays["episodes/row"] + arrays["episodes/length"]
+    episode = np.searchsorted(end, p.start, side="right")
+    assert (p.start + SEGMENT <= end[episode]).all() and (p.start >= arrays["episodes/row"][episode]).all()
+
+
+def test_ties_are_half():
+    _, label = datasets.draw_pairs(np.array([60]), np.array([0]), np.zeros(61), 20, 0)
+    assert (label == 0.5).all()
+
+
+def test_transitions_do_not_cross_episodes(path):
+    arrays, t = read_rows(path, ENV), read_transitions(path, ENV)
+    assert len(t.obs) == arrays["episodes/length"].sum() and not t.terminal.any()
+    n = int(arrays["episodes/length"][0])
+    np.testing.assert_array_equal(t.next_obs[n - 1], arrays["obs"][n])  # the final observation of episode 0
+    np.testing.assert_array_equal(t.obs[n], arrays["obs"][n + 1])  # the first one of episode 1
+    inside = np.ones(len(t.obs) - 1, bool)
+    inside[np.cumsum(arrays["episodes/length"])[:-1] - 1] = False
+    np.testing.assert_array_equal(t.next_obs[:-1][inside], t.obs[1:][inside])
+
+
+def test_same_data_for_any_number_of_workers(tmp_path):
+    files = []
+    for count in (1, 2, 3):
+        workers = Workers(count)
+        files.append(read(ensure(ENV, tmp_path / str(count), workers, episodes=2, pairs=20, seed=5)))
+        workers.close()
+    for other in files[1:]:
+        assert other.keys() == files[0].keys()
+        for name in files[0]:
+            np.testing.assert_array_equal(files[0][name], other[name])
+    assert files[0]["protocol"]["kinds"] == list(KINDS) and files[0]["protocol"]["seed"] == 5
+
+
+def _build(folder, results):
+    builds = []
+    real = datasets.build
+    datasets.build = lambda *args: (builds.append(1), real(*args))
+    workers = Workers(1)
+    ensure(ENV, folder, workers, episodes=1, pairs=5)
+    workers.close()
+    results.put(len(builds))
+
+
+def test_two_at_once_build_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    both = [context.Process(target=_build, args=(tmp_path, results)) for _ in range(2)]
+    for process in both:
+        process.start()
+    assert sorted(results.get(timeout=120) for _ in both) == [0, 1]
+    for process in both:
+        process.join()
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_build_command(tmp_path, capsys):
+    datasets.main(BuildArgs(env=ENV, episodes=1, pairs=10, data_dir=tmp_path, noise=0.0))
+    printed = capsys.readouterr().out
+    assert all(kind in printed for kind in KINDS) and "10 pairs" in printed
+    with pytest.raises(InputError, match="--episodes 0"):
+        datasets.main(BuildArgs(episodes=0, data_dir=tmp_path))
+
+
+def test_evaluation_is_the_same_for_any_number_of_workers():
+    rng = np.random.default_rng(0)
+    actor = {"w0": rng.normal(size=(39, 4)).astype(np.float32), "b0": np.zeros(4, np.float32)}
+    rows = []
+    for count in (1, 2):
+        workers = Workers(count)
+        rows.append(evaluate(workers, ENV, [actor, actor], [1, 2], 0, 2))
+        workers.close()
+    assert rows[0] == rows[1]
+    assert rows[0][0] != rows[0][1]  # seeds meet other goals
+    assert rows[0][0]["episodes"] == 2 and rows[0][0]["length"] == 500
+
+
+# ---------------------------------------------------------------- wrong files
+def npz(tmp_path, **changes):
+    """A file of the released format; None removes a key."""
+    rng = np.random.default_rng(0)
+    arrays = {"obs_1": rng.normal(size=(6, 25, 39)), "obs_2": rng.normal(size=(6, 25, 39))}
+    arrays["label"] = np.arange(6) % 3 / 2
+    arrays |= {"action_1": rng.uniform(-1, 1, (6, 25, 4)), "action_2": rng.uniform(-1, 1, (6, 25, 4)), **changes}
+    file = tmp_path / "pairs.npz"
+    np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
+    return file, arrays
+
+
+def test_released_format(tmp_path):
+    file, arrays = npz(tmp_path)
+    p = read_preferences(file, ENV)
+    assert p.length == 25 and p.start.shape == (6, 2)
+    for k in range(6):
+        for side in (0, 1):
+            rows = slice(p.start[k, side], p.start[k, side] + 25)
+            np.testing.assert_array_equal(p.obs[rows], arrays[f"obs_{side + 1}"][k].astype(np.float32))
+            np.testing.assert_allclose(p.action[rows], arrays[f"action_{side + 1}"][k], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"obs_2": None}, "obs_2"),
+        ({"label": np.full(6, 0.3)}, "label"),
+        ({"label": np.zeros(5)}, "label"),
+        ({"obs_1": np.full((6, 25, 39), np.nan)}, "NaN"),
+        ({"action_2": np.zeros((6, 24, 4))}, "action_2"),
+        ({"label": np.array([{}] * 6)}, "cannot be read"),  # would have to be unpickled
+    ],
+)
+def test_wrong_preferences_are_refused_in_one_line(tmp_path, changes, said):
+    file, _ = npz(tmp_path, **changes)
+    with pytest.raises(InputError, match=said) as refused:
+        read_preferences(file, ENV)
+    assert str(file) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_wrong_datasets_are_refused_in_one_line(path, tmp_path):
+    def refused(said: str, file, env=ENV):
+        with pytest.raises(InputError, match=said) as error:
+            read_preferences(file, env)
+        assert "\n" not in str(error.value)
+
+    refused("no such file", tmp_path / "nowhere.hdf5")
+    refused("built for drawer-open-v2", path, "button-press-v2")
+    cut = tmp_path / "cut.hdf5"
+    cut.write_bytes(path.read_bytes()[:5000])
+    refused("cannot be read", cut)
+    without = tmp_path / "without.hdf5"
+    shutil.copy(path, without)
+    with h5py.File(without, "a") as file:
+        del file["preferences/label"]
+    refused("preferences/label", without)

@@ -1,0 +1,237 @@
+"""Scripts as real processes: run folders, resuming, kills, several seeds, wrong input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import SMALL, command, environment
+
+FILES = {"config.json", "train.csv", "eval.csv", "time.csv", "checkpoint.pt", "best.pt", "final.pt"}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["actor"]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Bitwise the same actor and the same rows."""
+    for name in ("final.pt", "best.pt"):
+        first, second = tensors(a / name), tensors(b / name)
+        assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    for name in ("train.csv", "eval.csv"):
+        assert (a / name).read_bytes() == (b / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def reference(data_dir, tmp_path_factory) -> Path:
+    """The folder of an uninterrupted small run of seed 1."""
+    folder = tmp_path_factory.mktemp("reference")
+    done = subprocess.run(command("ipl_iql", *SMALL), **environment(data_dir, folder))
+    assert done.returncode == 0, done.stderr
+    assert "success" in done.stdout and "wall-clock: data" in done.stdout
+    return folder / "runs/drawer-open-v2/ipl_iql/seed-1"
+
+
+def test_run_folder(reference):
+    present = {path.name for path in reference.iterdir()}
+    assert present >= FILES and any(name.startswith("events.out.tfevents") for name in present)
+    evaluations = rows(reference / "eval.csv")
+    assert list(evaluations[0]) == ["step", "episodes", "return_mean", "return_std", "success", "score", "length"]
+    assert [row["step"] for row in evaluations] == ["0", "20", "40"]
+    assert {(row["episodes"], row["length"], row["score"]) for row in evaluations} == {("2", "500.0", "")}
+    logged = rows(reference / "train.csv")
+    assert [row["step"] for row in logged] == ["10", "20", "30", "40"]
+    assert all(float(value) == float(value) for row in logged for value in row.values())
+    config = json.loads((reference / "config.json").read_text())
+    assert config["args"]["seed"] == 1 and config["args"]["hidden_sizes"] == [16, 16]
+    assert config["versions"]["torch"] == torch.__version__ and len(config["dataset_fingerprint"]["preferences"]) == 16
+    checkpoint = torch.load(reference / "checkpoint.pt", weights_only=True)
+    assert checkpoint["step"] == 40 and checkpoint["schema"] == 1
+    assert checkpoint["state"].keys() == {"actor", "critic", "value", "critic_target", "adam"}
+    best = torch.load(reference / "best.pt", weights_only=True)
+    returns = {int(row["step"]): (float(row["success"]), float(row["return_mean"])) for row in evaluations}
+    assert returns[best["step"]] == max(returns.values())
+
+
+def test_tensorboard_events_can_be_read(reference):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(reference))
+    events.Reload()
+    assert [event.step for event in events.Scalars("losses/preference")] == [10, 20, 30, 40]
+    assert [event.step for event in events.Scalars("eval/success")] == [0, 20, 40]
+
+
+def test_finished_run_says_so_and_other_arguments_are_refused(run, reference):
+    base = reference.parent
+    again = run("ipl_iql", *SMALL, "--run-dir", base)
+    assert again.returncode == 0 and "finished already" in again.stdout
+    other = run("ipl_iql", *SMALL, "--run-dir", base, "--beta", 0.5)
+    assert other.returncode == 2 and other.stderr.count("\n") == 1
+    assert "--beta 0.333" in other.stderr and "0.5" in other.stderr
+
+
+def test_overwrite_starts_anew(run, tmp_path):
+    assert run("ipl_iql", *SMALL, "--lr", 0.1).returncode == 0
+    anew = run("ipl_iql", *SMALL, "--overwrite")
+    assert anew.returncode == 0, anew.stderr
+    folder = tmp_path / "runs/drawer-open-v2/ipl_iql/seed-1"
+    assert [row["step"] for row in rows(folder / "eval.csv")] == ["0", "20", "40"]
+    assert json.loads((folder / "config.json").read_text())["args"]["lr"] == 3e-4
+
+
+def test_several_seeds_are_single_runs(run, reference, tmp_path):
+    done = run("ipl_iql", *SMALL, "--num-seeds", 3)
+    assert done.returncode == 0, done.stderr
+    base = tmp_path / "runs/drawer-open-v2/ipl_iql"
+    assert sorted(path.name for path in base.iterdir()) == ["seed-1", "seed-2", "seed-3"]
+    alone = run("ipl_iql", *SMALL, "--seed", 3, "--run-dir", tmp_path / "alone")
+    assert alone.returncode == 0, alone.stderr
+    for seed, single in ((1, reference), (3, tmp_path / "alone/seed-3")):
+        together = tensors(base / f"seed-{seed}/final.pt")
+        for name, tensor in tensors(single / "final.pt").items():
+            torch.testing.assert_close(together[name], tensor, rtol=1e-4, atol=1e-5)
+    # seed 2, trained with two others, is what a single run would go on from
+    again = run("ipl_iql", *SMALL, "--seed", 2)
+    assert again.returncode == 0 and "finished already" in again.stdout
+
+
+def start_until(data_dir, folder: Path, ready, *arguments) -> subprocess.Popen:
+    """Start a small run and return when `ready(its seed folder)` holds, while it still works."""
+    options = {k: v for k, v in environment(data_dir, folder).items() if k in ("cwd", "env")}
+    process = subprocess.Popen(command("ipl_iql", *(arguments or SMALL)), **options, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    seed, end = folder / "runs/drawer-open-v2/ipl_iql/seed-1", time.monotonic() + 120
+    while not ready(seed):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.005)
+    return process
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
+    return [int(child) for child in found]
+
+
+@pytest.mark.parametrize("moment", ["first checkpoint", "first evaluation", "training", "second checkpoint"])
+def test_kill_9_and_start_again_equals_uninterrupted(run, data_dir, tmp_path, reference, moment):
+    def step(seed: Path) -> int:
+        path = seed / "checkpoint.pt"
+        return torch.load(path, weights_only=True)["step"] if path.exists() else -1
+
+    def writing(seed: Path) -> bool:
+        return any(seed.glob(".checkpoint.pt.*.partial"))
+
+    ready = {
+        "first checkpoint": lambda seed: writing(seed) or step(seed) == 0,
+        "first evaluation": lambda seed: step(seed) == 0,
+        "training": lambda seed: (seed / "train.csv").exists() and (seed / "train.csv").stat().st_size > 0,
+        "second checkpoint": lambda seed: step(seed) == 20 or (writing(seed) and step(seed) == 0),
+    }[moment]
+    process = start_until(data_dir, tmp_path, ready)
+    workers = children(process.pid)
+    process.kill()
+    process.wait()
+    seed = tmp_path / "runs/drawer-open-v2/ipl_iql/seed-1"
+    assert not (seed / "final.pt").exists()
+    again = run("ipl_iql", *SMALL)
+    assert again.returncode == 0, again.stderr
+    assert_same_run(seed, reference)
+    left = [Path(f"/proc/{pid}/cmdline") for pid in workers]
+    assert not [path for path in left if path.exists() and b"loky" in path.read_bytes()]
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 0), (signal.SIGINT, 130)])
+def test_signal_in_an_evaluation_leaves_a_checkpoint(run, data_dir, tmp_path, reference, signum, status):
+    process = start_until(data_dir, tmp_path, lambda seed: (seed / "checkpoint.pt").exists())
+    process.send_signal(signum)
+    assert process.wait(timeout=20) == status
+    again = run("ipl_iql", *SMALL)
+    assert again.returncode == 0, again.stderr
+    assert_same_run(tmp_path / "runs/drawer-open-v2/ipl_iql/seed-1", reference)
+
+
+def test_damaged_checkpoints_and_folders_in_use_are_refused(run, data_dir, tmp_path):
+    long = [*SMALL, "--total-steps", 1_000_000]
+    process = start_until(data_dir, tmp_path, lambda seed: (seed / "checkpoint.pt").exists(), *long)
+    busy = run("ipl_iql", *long)
+    assert busy.returncode == 2 and f"pid {process.pid}" in busy.stderr and busy.stderr.count("\n") == 1
+    process.kill()
+    process.wait()
+    checkpoint = tmp_path / "runs/drawer-open-v2/ipl_iql/seed-1/checkpoint.pt"
+    content = checkpoint.read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"\x80\x04c__builtin__\nexit\n."):
+        checkpoint.write_bytes(damaged)
+        refused = run("ipl_iql", *long)
+        assert refused.returncode == 2 and str(checkpoint.name) in refused.stderr and refused.stderr.count("\n") == 1
+
+
+def test_wandb_offline(run, tmp_path):
+    done = run("ipl_iql", *SMALL, "--track")
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "runs/drawer-open-v2/ipl_iql/seed-1/wandb").glob("offline-run-*/*.wandb"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--env", "drawr-open-v2"], "drawer-open-v2"),
+        (["--gamma", 1.5], "--gamma"),
+        (["--expectile", 1], "--expectile"),
+        (["--num-seeds", 0], "--num-seeds"),
+        (["--total-steps", -3], "--total-steps"),
+        (["--eval-every", 0], "--eval-every"),
+        (["--lr", "nan"], "--lr"),
+        (["--hidden-sizes", 0], "--hidden-sizes"),
+        (["--num-critics", 0], "--num-critics"),
+        (["--seed", "one"], "--seed"),
+        (["--num-sedes", 3], "--num-seeds"),
+        (["--device", "cuda:99"], "--device"),
+        (["--device", "abacus"], "--device"),
+        (["--matmul-precision", "low"], "--matmul-precision"),
+        (["--num-preferences", 61], "60 pairs"),
+        (["--segment-length", 26], "--segment-length"),
+        (["--preference-batch-size", 51], "--preference-batch-size"),
+        (["--preferences", "nowhere.npz"], "nowhere.npz"),
+        (["--dataset", "nowhere.hdf5"], "nowhere.hdf5"),
+        (["--run-dir", "/proc/nowhere"], "--run-dir"),
+    ],
+    ids=lambda value: "_".join(map(str, value)) if isinstance(value, list) else None,
+)
+def test_wrong_input_is_one_line_and_status_2(run, arguments, said):
+    done = run("ipl_iql", *SMALL, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_help_shows_every_flag_of_the_contract(run):
+    shown = run("ipl_iql", "--help").stdout
+    for flag in (
+        "env seed num-seeds total-steps eval-every eval-episodes log-every num-preferences preferences dataset "
+        "data-dir run-dir overwrite track wandb-project wandb-entity capture-video device compile matmul-precision "
+        "threads gamma tau lr beta expectile chi2-coeff target-clipping clip-score use-replay replay-weight "
+        "hidden-sizes num-critics dropout preference-batch-size segment-length replay-batch-size"
+    ).split():
+        assert f"--{flag} " in shown or f"--{flag}," in shown, flag
+
+
+def test_script_runs_from_any_folder_with_the_offline_dataset(run, tmp_path):
+    (tmp_path / "else where").mkdir()
+    done = run("ipl_iql", *SMALL, "--use-replay", "--dropout", 0.1, "--target-clipping", "--run-dir", "a run",
+               cwd=tmp_path / "else where")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "else where/a run/seed-1/config.json").read_text())
+    assert set(config["dataset_fingerprint"]) == {"preferences", "dataset"}
