@@ -256,7 +256,7 @@ class Run:
         """
         if self.checkpoint and self.config.get("dataset_fingerprint", data) != data:
             before = self.config["dataset_fingerprint"]
-            raise InputError(f"{self.folder}: was started on other data ({before} -> {data}); choose another --run-dir, "
+            raise InputError(f"{self.folder}: was started on other data ({before} -> {data}); take another --run-dir, "
                              "or start anew with --overwrite")  # fmt: skip
         config = {"algorithm": self.algorithm, "args": self.args, **git_state(), "versions": versions(),
                   "device": describe(device), "threads": torch.get_num_threads(),
