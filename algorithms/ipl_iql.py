@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from common.buffers import NOISE, PreferenceBuffer, ReplayBuffer
 from common.datasets import ensure, fingerprint, read_preferences, read_transitions
-from common.envs import InputError, Interrupted, Workers, available_cpus, evaluate, resolve
+from common.envs import InputError, Interrupted, Workers, available_cpus, evaluate, require_rendering, resolve
 from common.runs import (
     Run,
     Signals,
@@ -356,6 +356,8 @@ def train(args: Args) -> dict:
         workers = Workers(available_cpus(), stop=lambda: bool(stop))
         try:
             if todo:
+                if args.capture_video:
+                    require_rendering(workers, args.env)
                 began = time.perf_counter()
                 pairs, replay, prints = load(args, workers, device)
                 for run in todo:

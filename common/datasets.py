@@ -211,8 +211,11 @@ def ensure(env: str, data_dir: Path, workers: Workers, episodes=100, noise=1.0, 
     """The path of a MetaWorld dataset, built now if it is not there; two processes at once build it once."""
     _, env = resolve(env)
     path = data_dir / "metaworld" / f"{env}_episodes-{episodes}_noise-{noise:g}_pairs-{pairs}_seed-{seed}.hdf5"
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--data-dir {data_dir}: {error.strerror}; choose a folder you can write to") from None
         with only_one(path, workers.stop):
             if not path.exists():
                 build(path, env, episodes, noise, seed, pairs, workers)

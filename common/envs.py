@@ -130,14 +130,14 @@ def write_video(path: Path, frames: list[np.ndarray]) -> None:
     partial.replace(path)
 
 
-def render_check(env: str) -> str:
-    """Empty, or in a few words why a picture of `env` cannot be made here. Run it in a worker: OpenGL may abort."""
+def try_rendering(env: str) -> str:
+    """Empty, or in a few words why a picture of `env` cannot be made here."""
     try:
         sim = make(env, render=True)
         reset_env(sim, 0)
         frame(sim)
         return ""
-    except Exception as error:
+    except Exception as error:  # every OpenGL back end raises its own kind
         return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
@@ -224,6 +224,17 @@ class Workers:
         if self.pool is not None:
             self.pool.shutdown(wait=True, kill_workers=True)
             self.pool = None
+
+
+def require_rendering(workers: Workers, env: str) -> None:
+    """Raises InputError where pictures of `env` cannot be made; tried in a worker, since OpenGL may end its process."""
+    try:
+        why = workers.run(try_rendering, [(env,)])[0]
+    except WorkersError:
+        why = "the process ended"
+    if why:
+        mend = "install libegl1 and libgl1-mesa-dri, or libosmesa6, and source setup_shell.sh again"
+        raise InputError(f"--capture-video: MUJOCO_GL={os.environ.get('MUJOCO_GL', '')} cannot render ({why}); {mend}")
 
 
 def evaluate(

@@ -140,9 +140,9 @@ class Signals:
         self.received = 0
 
     def __enter__(self) -> Signals:
-        self.before = {
-            s: signal.signal(s, self._remember) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-        }
+        wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+        # what nohup and the like told us to ignore stays ignored
+        self.before = {s: signal.signal(s, self._remember) for s in wanted if signal.getsignal(s) != signal.SIG_IGN}
         return self
 
     def __exit__(self, *_) -> None:

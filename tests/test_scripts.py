@@ -122,8 +122,7 @@ def start_until(data_dir, folder: Path, ready, *arguments) -> subprocess.Popen:
 
 
 def children(pid: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
-    return [int(child) for child in found]
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.parametrize("moment", ["first checkpoint", "first evaluation", "training", "second checkpoint"])
@@ -235,3 +234,32 @@ def test_script_runs_from_any_folder_with_the_offline_dataset(run, tmp_path):
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "else where/a run/seed-1/config.json").read_text())
     assert set(config["dataset_fingerprint"]) == {"preferences", "dataset"}
+
+
+def test_videos_are_written_or_refused_at_once(run, tmp_path):
+    without = run(
+        "ipl_iql", *SMALL, "--capture-video", env={**environment(tmp_path, tmp_path)["env"], "MUJOCO_GL": "glx"}
+    )
+    assert without.returncode == 2 and "libosmesa6" in without.stderr and without.stderr.count("\n") == 1
+
+
+def test_nohup_is_respected(data_dir, tmp_path):
+    """A run started to survive its terminal does."""
+    options = environment(data_dir, tmp_path)
+    script = subprocess.list2cmdline(command("ipl_iql", *SMALL, "--total-steps", 1_000_000))
+    process = subprocess.Popen(["bash", "-c", f"trap '' HUP; exec {script}"], cwd=options["cwd"], env=options["env"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    try:
+        train = tmp_path / "runs/drawer-open-v2/ipl_iql/seed-1/train.csv"
+        end = time.monotonic() + 120
+        while not (train.exists() and train.stat().st_size):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+        process.send_signal(signal.SIGHUP)
+        size = train.stat().st_size
+        while train.stat().st_size < size + 200:
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
