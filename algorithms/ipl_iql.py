@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -142,7 +143,7 @@ class Args:
 
 
 # ---------------------------------------------------------------- networks
-def mlp(params: Params, x: Tensor, masks: tuple[Tensor, ...] = ()) -> Tensor:  # (S, N, in) -> (S, E, N, out)
+def mlp(params: Params, x: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:  # (S, N, in) -> (S, E, N, out)
     """ReLU network; seeds and ensemble members are axes of the weights, so all of them are one batched product."""
     depth = len(params) // 2
     x = x.unsqueeze(1)  # (S, 1, N, in)
@@ -163,7 +164,7 @@ def v_values(value: Params, obs: Tensor) -> Tensor:  # (S, N, O) -> (S, N)
     return mlp(value, obs)[:, 0, :, 0]
 
 
-def policy(actor: Params, obs: Tensor, masks: tuple[Tensor, ...] = ()) -> tuple[Tensor, Tensor]:
+def policy(actor: Params, obs: Tensor, masks: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
     """Mean (S, N, A), through tanh, and log standard deviation (S, 1, A), independent of the state."""
     layers = {name: p for name, p in actor.items() if name != "log_std"}
     return mlp(layers, obs, masks)[:, 0].tanh(), actor["log_std"].clamp(-5.0, 2.0).unsqueeze(1)
@@ -213,36 +214,33 @@ def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> dict:
     critic = init_mlp(generator, args.num_critics, (obs_dim + act_dim, *hidden, 1))
     value = init_mlp(generator, 1, (obs_dim, *hidden, 1))
     nets = {"actor": actor, "critic": critic, "value": value}
-    moments = {
-        name: {"m": tree_map(torch.zeros_like, p), "v": tree_map(torch.zeros_like, p)} for name, p in nets.items()
-    }
+    zeros = tree_map(torch.zeros_like, nets)
+    moments = {name: {"m": zeros[name], "v": tree_map(torch.clone, zeros[name])} for name in nets}
     return {**nets, "critic_target": tree_map(torch.clone, critic), "adam": moments}
 
 
+def draw_noise(args: Args, seeds: list[int], step: int, batch: Params) -> Params:
+    """The random numbers of one update, from (seed, step) alone: dropout masks of the actor's hidden layers."""
+    if not args.dropout:
+        return {}
+    rows, rngs = batch["obs"].shape[1], [np.random.default_rng([NOISE, seed, step]) for seed in seeds]
+    keep = [np.stack([r.random((1, rows, n), np.float32) for r in rngs]) >= args.dropout for n in args.hidden_sizes]
+    return {f"mask{i}": torch.as_tensor(k / np.float32(1 - args.dropout)).to(batch["obs"]) for i, k in enumerate(keep)}
+
+
 def make_batch(args: Args, seeds: list[int], step: int, pairs: Params, replay: Params | None) -> Params:
-    """Join a batch of pairs and one of the offline dataset into what `update` takes; draw its noise."""
+    """Join a batch of pairs and one of the offline dataset into what `update` takes."""
     batch = {name: pairs[name] for name in ("obs", "action", "next_obs", "label")}
-    device, n_pref = batch["obs"].device, batch["obs"].shape[1]
     batch["discount"] = torch.full_like(batch["obs"][..., 0], args.gamma)  # segments hold no terminal states
-    batch["weight"] = torch.full_like(batch["discount"][0], 1 / n_pref)  # (N,): a weighted sum is the mean over rows
+    batch["weight"] = torch.full_like(batch["obs"][0, :, 0], 1 / batch["obs"].shape[1])  # (N,): makes a sum a mean
     if replay is not None:
-        n = replay["obs"].shape[1]
-        for name in ("obs", "action", "next_obs"):
-            batch[name] = torch.cat([batch[name], replay[name]], 1)
+        share = torch.full_like(replay["obs"][0, :, 0], args.replay_weight / replay["obs"].shape[1])
+        batch["weight"] = torch.cat([(1 - args.replay_weight) * batch["weight"], share])
         batch["discount"] = torch.cat([batch["discount"], args.gamma * (1 - replay["terminal"])], 1)
-        share = (
-            (1 - args.replay_weight) * batch["weight"],
-            torch.full_like(replay["terminal"][0], args.replay_weight / n),
-        )
-        batch["weight"] = torch.cat(share)
-    if args.dropout:
-        rngs = [np.random.default_rng([NOISE, seed, step]) for seed in seeds]
-        for i, width in enumerate(args.hidden_sizes):
-            drawn = np.stack([rng.random((1, batch["obs"].shape[1], width), np.float32) for rng in rngs])
-            batch[f"mask{i}"] = torch.as_tensor((drawn >= args.dropout) / np.float32(1 - args.dropout), device=device)
+        batch |= {name: torch.cat([batch[name], replay[name]], 1) for name in ("obs", "action", "next_obs")}
     bias = [1 - 0.9 ** (step + 1), 1 - 0.999 ** (step + 1)]  # of Adam's moments
-    batch["bias"] = torch.tensor(bias, dtype=batch["obs"].dtype, device=device)
-    return batch
+    batch["bias"] = torch.tensor(bias, dtype=batch["obs"].dtype, device=batch["obs"].device)
+    return batch | draw_noise(args, seeds, step, batch)
 
 
 def adam_(params: Params, grads: Params, moments: dict, bias: Tensor, lr: float | Tensor) -> None:
@@ -254,17 +252,19 @@ def adam_(params: Params, grads: Params, moments: dict, bias: Tensor, lr: float 
         p.sub_(lr * (m / bias[0]) / ((v / bias[1]).sqrt() + 1e-8))
 
 
+def descend(loss_fn, state: dict, name: str, batch: Params, lr: float | Tensor) -> Params:
+    """One step of Adam on the network `name`. `loss_fn`: parameters -> loss (S,), metrics. Returns the metrics."""
+    with torch.enable_grad():
+        leaves = {key: p.detach().requires_grad_() for key, p in state[name].items()}
+        loss, metrics = loss_fn(leaves)
+        # Seeds share no parameter, so the gradient of the sum over seeds is each seed's own.
+        grads = torch.autograd.grad(loss.sum(), list(leaves.values()))
+    adam_(state[name], dict(zip(leaves, grads, strict=True)), state["adam"][name], batch["bias"], lr)
+    return {key: metric.detach() for key, metric in metrics.items()}
+
+
 def make_update(args: Args):
     """The update as one function of state and batch: no other input, no random numbers, no transfer to the host."""
-
-    def descend(loss_fn, state: dict, name: str, batch: Params) -> Params:
-        with torch.enable_grad():
-            leaves = {key: p.detach().requires_grad_() for key, p in state[name].items()}
-            loss, metrics = loss_fn(leaves)
-            # Seeds share no parameter, so the gradient of the sum over seeds is each seed's own.
-            grads = torch.autograd.grad(loss.sum(), list(leaves.values()))
-        adam_(state[name], dict(zip(leaves, grads, strict=True)), state["adam"][name], batch["bias"], args.lr)
-        return {key: metric.detach() for key, metric in metrics.items()}
 
     @torch.no_grad()
     def update(state: dict, batch: Params) -> Params:
@@ -280,7 +280,7 @@ def make_update(args: Args):
             loss = expectile_loss(q_target - v, args.expectile, weight)
             return loss, {"losses/value": loss, "train/v": v.mean(-1)}
 
-        metrics = descend(v_loss, state, "value", batch)
+        metrics = descend(v_loss, state, "value", batch, args.lr)
 
         # 2. Q by the preferences over its implied reward, with the new V
         next_v = v_values(state["value"], batch["next_obs"])  # (S, N)
@@ -298,19 +298,19 @@ def make_update(args: Args):
                 "train/q": q.mean((1, 2)), "train/reward": reward.mean((1, 2)),
             }  # fmt: skip
 
-        metrics |= descend(q_loss, state, "critic", batch)
+        metrics |= descend(q_loss, state, "critic", batch, args.lr)
 
         # 3. actor by advantage-weighted regression, with the new V
         adv = q_target - v_values(state["value"], obs)  # (S, N)
         score = (adv / args.beta).exp().clamp(max=args.clip_score)
-        masks = tuple(batch[name] for name in sorted(batch) if name.startswith("mask"))
+        masks = [batch[f"mask{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
 
         def actor_loss(actor: Params) -> tuple[Tensor, Params]:
             mean, log_std = policy(actor, obs, masks)
             loss = -(weight * score * log_prob(mean, log_std, action)).sum(-1)
             return loss, {"losses/actor": loss, "train/adv": adv.mean(-1), "train/score": score.mean(-1)}
 
-        metrics |= descend(actor_loss, state, "actor", batch)
+        metrics |= descend(actor_loss, state, "actor", batch, args.lr)
 
         # 4. target critic [D3]
         tree_map(lambda target, p: target.lerp_(p, args.tau), state["critic_target"], state["critic"])
@@ -330,7 +330,7 @@ def load(args: Args, workers: Workers, device: torch.device) -> tuple[Preference
     count = args.num_preferences or len(p.label)
     if count > len(p.label):
         raise InputError(f"--num-preferences {count}: {source} holds {len(p.label)} pairs; choose at most as many")
-    pairs = PreferenceBuffer(p.obs, p.action, p.start[:count], p.label[:count], p.length, device)
+    pairs = PreferenceBuffer(p.obs, p.action, p.start[:count], p.label[:count], p.length, p.reward, device)
     prints, replay = {"preferences": fingerprint(source)}, None
     if args.use_replay:
         t = read_transitions(dataset, args.env)

@@ -29,13 +29,15 @@ class PreferenceBuffer:
         start: (P, 2) row of the first step of both segments.
         label: (P,) 1: the second is preferred, 0: the first, 0.5: a tie.
         length: steps of a segment, the last one's action included.
+        reward: (T,) of the environment, where the data hold it (only oracle methods read it).
     """
 
-    def __init__(self, obs, action, start, label, length: int, device: str | torch.device = "cpu"):
+    def __init__(self, obs, action, start, label, length: int, reward=None, device: str | torch.device = "cpu"):
         self.obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
         self.action = torch.as_tensor(action, dtype=torch.float32, device=device)
         self.start = torch.as_tensor(start, dtype=torch.int64, device=device)
         self.label = torch.as_tensor(label, dtype=torch.float32, device=device)
+        self.reward = None if reward is None else torch.as_tensor(reward, dtype=torch.float32, device=device)
         self.length, self.device = int(length), torch.device(device)
 
     def __len__(self) -> int:
@@ -53,7 +55,7 @@ class PreferenceBuffer:
         Yields:
             obs, next_obs (S, 2BL, O), action (S, 2BL, A): the first segments of all pairs, then the second ones, each
             window's L transitions in order; last_obs, last_action: (S, 2B, .) the window's last row, whose action leads
-            to no known state; label (S, B).
+            to no known state; label (S, B); reward (S, 2BL), where the data hold it.
 
         Raises:
             InputError: fewer than B pairs, or a window longer than the segments.
@@ -75,10 +77,11 @@ class PreferenceBuffer:
             for i in range(skip, per_epoch):
                 rows = first[:, i].transpose(1, 2).unsqueeze(-1) + along  # (S, 2, B, L+1)
                 flat, last = rows[..., :-1].flatten(1), rows[..., -1].flatten(1)  # (S, 2BL), (S, 2B)
-                yield {
+                batch = {
                     "obs": self.obs[flat], "action": self.action[flat], "next_obs": self.obs[flat + 1],
                     "last_obs": self.obs[last], "last_action": self.action[last], "label": self.label[pair[:, i]],
                 }  # fmt: skip
+                yield batch if self.reward is None else batch | {"reward": self.reward[flat]}
             epoch, skip = epoch + 1, 0
 
 

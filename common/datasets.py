@@ -49,6 +49,7 @@ class Preferences:
     start: np.ndarray  # (P, 2)
     label: np.ndarray  # (P,)
     length: int
+    reward: np.ndarray | None = None  # (T,), where the file holds it
 
 
 @dataclass
@@ -319,16 +320,16 @@ def read_preferences(path: Path, env: str) -> Preferences:
         check(path, "action_2", arrays["action_2"], (pairs, length, act_dim))
         obs = np.stack([arrays["obs_1"], arrays["obs_2"]]).astype(np.float32).reshape(-1, obs_dim)
         action = np.stack([arrays["action_1"], arrays["action_2"]]).astype(np.float32).reshape(-1, act_dim)
-        start = np.arange(2 * pairs).reshape(2, pairs).T * length
+        start, reward = np.arange(2 * pairs).reshape(2, pairs).T * length, None
     else:
         arrays = read_rows(path, env)
         obs, action, length = arrays["obs"], arrays["action"], int(arrays["protocol"].get("segment", SEGMENT))
         start = check(path, "preferences/start", arrays["preferences/start"], (None, 2), 0, len(obs) - length)
-        pairs, arrays["label"] = len(start), arrays["preferences/label"]
+        pairs, arrays["label"], reward = len(start), arrays["preferences/label"], arrays["reward"]
     label = check(path, "label", arrays["label"], (pairs,))
     if not np.isin(label, (0.0, 0.5, 1.0)).all():
         raise InputError(f"{path}: 'label' holds values other than 0 (first), 0.5 (tie) and 1 (second preferred)")
-    return Preferences(obs, np.clip(action, -ACTION_LIMIT, ACTION_LIMIT), start, label, length)
+    return Preferences(obs, np.clip(action, -ACTION_LIMIT, ACTION_LIMIT), start, label, length, reward)
 
 
 def read_transitions(path: Path, env: str) -> Transitions:

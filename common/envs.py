@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -132,6 +133,7 @@ def write_video(path: Path, frames: list[np.ndarray]) -> None:
 
 def try_rendering(env: str) -> str:
     """Empty, or in a few words why a picture of `env` cannot be made here."""
+    sys.unraisablehook = lambda _: None  # a half-made renderer complains when it is collected
     try:
         sim = make(env, render=True)
         reset_env(sim, 0)
