@@ -221,11 +221,12 @@ def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> dict:
 
 def draw_noise(args: Args, seeds: list[int], step: int, batch: Params) -> Params:
     """The random numbers of one update, from (seed, step) alone: dropout masks of the actor's hidden layers."""
-    if not args.dropout:
-        return {}
     rows, rngs = batch["obs"].shape[1], [np.random.default_rng([NOISE, seed, step]) for seed in seeds]
-    keep = [np.stack([r.random((1, rows, n), np.float32) for r in rngs]) >= args.dropout for n in args.hidden_sizes]
-    return {f"mask{i}": torch.as_tensor(k / np.float32(1 - args.dropout)).to(batch["obs"]) for i, k in enumerate(keep)}
+    noise: Params = {}
+    for i, width in enumerate(args.hidden_sizes if args.dropout else ()):
+        keep = np.stack([r.random((1, rows, width), np.float32) for r in rngs]) >= args.dropout
+        noise[f"mask{i}"] = torch.as_tensor(keep / np.float32(1 - args.dropout)).to(batch["obs"])  # (S, 1, N, H)
+    return noise
 
 
 def make_batch(args: Args, seeds: list[int], step: int, pairs: Params, replay: Params | None) -> Params:

@@ -30,7 +30,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from common.envs import InputError, Workers, available_cpus, make, reset_env, resolve, seed_of
+from common.envs import InputError, Interrupted, Workers, available_cpus, make, reset_env, resolve, seed_of
 
 KINDS = ("expert", "within", "random", "cross")
 ACTION_LIMIT = 1 - 1e-5  # actions are clipped to +-ACTION_LIMIT, as in the original
@@ -203,7 +203,7 @@ def only_one(path: Path, stop: Callable[[], bool] = lambda: False):
                     print(f"waiting for another process that builds {path}", file=sys.stderr)
                 told = True
                 if stop():
-                    raise InterruptedError(f"stopped while waiting for {path}") from None
+                    raise Interrupted from None
                 time.sleep(0.5)
         yield
 

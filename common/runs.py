@@ -79,30 +79,31 @@ def peek_env(default: str, argv: list[str] | None = None) -> str:
     return default
 
 
-# name: (accepts, what it must be); the same names mean the same in every script
-LIMITS = {
-    **dict.fromkeys(("num_seeds", "total_steps", "eval_every", "eval_episodes", "log_every", "preference_batch_size",
-                     "replay_batch_size", "num_critics"), (lambda x: x >= 1, "at least 1")),
-    **dict.fromkeys(("seed", "threads", "num_preferences"), (lambda x: x >= 0, "at least 0")),
-    **dict.fromkeys(("lr", "beta", "clip_score"), (lambda x: 0 < x < float("inf"), "positive and finite")),
-    **dict.fromkeys(("chi2_coeff",), (lambda x: 0 <= x < float("inf"), "at least 0 and finite")),
-    **dict.fromkeys(("gamma", "dropout"), (lambda x: 0 <= x < 1, "in [0, 1)")),
-    **dict.fromkeys(("expectile",), (lambda x: 0 < x < 1, "between 0 and 1")),
-    **dict.fromkeys(("tau",), (lambda x: 0 < x <= 1, "in (0, 1]")),
-    **dict.fromkeys(("replay_weight",), (lambda x: 0 <= x <= 1, "in [0, 1]")),
-    **dict.fromkeys(("segment_length",), (lambda x: x >= 2, "at least 2")),
-    **dict.fromkeys(("hidden_sizes",), (lambda x: len(x) >= 1 and min(x) >= 1, "one or more positive sizes")),
-    **dict.fromkeys(("matmul_precision",), (lambda x: x in ("highest", "high", "medium"), "highest, high or medium")),
-}  # fmt: skip
+# what an argument must be; the same names mean the same in every script
+LIMITS = (
+    ("at least 1", lambda x: x >= 1, "num_seeds total_steps eval_every eval_episodes log_every preference_batch_size "
+                                     "replay_batch_size num_critics"),
+    ("at least 0", lambda x: x >= 0, "seed threads num_preferences reward_steps"),
+    ("at least 2", lambda x: x >= 2, "segment_length"),
+    ("positive and finite", lambda x: 0 < x < float("inf"), "lr beta alpha clip_score clip_exponent"),
+    ("at least 0 and finite", lambda x: 0 <= x < float("inf"), "chi2_coeff"),
+    ("in [0, 1)", lambda x: 0 <= x < 1, "gamma dropout"),
+    ("in (0, 1]", lambda x: 0 < x <= 1, "tau"),
+    ("in [0, 1]", lambda x: 0 <= x <= 1, "replay_weight"),
+    ("between 0 and 1", lambda x: 0 < x < 1, "expectile"),
+    ("one or more positive sizes", lambda x: len(x) >= 1 and min(x) >= 1, "hidden_sizes"),
+    ("highest, high or medium", lambda x: x in ("highest", "high", "medium"), "matmul_precision"),
+)  # fmt: skip
 
 
 def check_args(args) -> None:
     """Raises InputError for the first argument outside its LIMITS."""
-    for name, (accepts, what) in LIMITS.items():
-        if hasattr(args, name) and not accepts(getattr(args, name)):
-            value = getattr(args, name)
-            value = " ".join(map(str, value)) if isinstance(value, tuple) else value
-            raise InputError(f"--{name.replace('_', '-')} {value}: must be {what}")
+    for what, accepts, names in LIMITS:
+        for name in names.split():
+            if hasattr(args, name) and not accepts(getattr(args, name)):
+                value = getattr(args, name)
+                value = " ".join(map(str, value)) if isinstance(value, tuple) else value
+                raise InputError(f"--{name.replace('_', '-')} {value}: must be {what}")
 
 
 def setup_device(args) -> torch.device:
@@ -300,7 +301,8 @@ class Run:
         cells = {"step": step, **{k: "" if v is None else v for k, v in row.items()}}
         path = self.folder / f"{name}.csv"
         with open(path, "a", newline="") as file:
-            writer = csv.DictWriter(file, cells, lineterminator="\n")
+            # a method may stop reporting a loss (its phase is over): an empty cell under the first row's names
+            writer = csv.DictWriter(file, self.rows[name][0] if self.rows[name] else cells, lineterminator="\n")
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow(cells)

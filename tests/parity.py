@@ -25,6 +25,12 @@ TOLERANCE = 1e-9
 METRICS = {
     "ipl_iql": {"q_loss": "losses/preference", "chi2_loss": "losses/chi2", "actor_loss": "losses/actor",
                 "q": "train/q", "reward": "train/reward"},
+    "ipl_awac": {"q_loss": "losses/preference", "chi2_loss": "losses/chi2", "actor_loss": "losses/actor",
+                 "q": "train/q", "reward": "train/reward", "adv": "train/adv"},
+    "mr_iql": {"reward_loss": "losses/reward", "reward": "train/reward", "q_loss": "losses/critic",
+               "v_loss": "losses/value", "actor_loss": "losses/actor", "v": "train/v", "q": "train/q", "adv": "train/adv"},
+    "iql": {"q_loss": "losses/critic", "v_loss": "losses/value", "actor_loss": "losses/actor", "v": "train/v",
+            "q": "train/q", "adv": "train/adv"},
 }  # fmt: skip
 
 
@@ -45,7 +51,7 @@ def make_args(script, meta: dict):
     names = {f.name for f in fields(script.Args)}
     given = {**meta, "hidden_sizes": tuple(meta["hidden"]), "segment_length": meta["segment_obs"],
              "preference_batch_size": meta["pairs"], "replay_batch_size": meta["n_replay"],
-             "use_replay": meta["n_replay"] > 0}  # fmt: skip
+             "use_replay": meta["n_replay"] > 0, "actor_cosine": False}  # fmt: skip
     return script.Args(**{name: value for name, value in given.items() if name in names})
 
 
@@ -74,7 +80,8 @@ def batch_of(script, args, meta: dict, arrays: dict[str, Tensor], step: int) -> 
         replay = {name: case[f"replay_{name}"] for name in ("obs", "action", "next_obs", "reward")}
         replay["terminal"] = 1 - case["replay_discount"] / args.gamma
         replay = {name: array.unsqueeze(0) for name, array in replay.items()}
-    return script.make_batch(args, [0], step, {name: array.unsqueeze(0) for name, array in pairs.items()}, replay)
+    batch = script.make_batch(args, [0], step, {name: array.unsqueeze(0) for name, array in pairs.items()}, replay)
+    return batch | {name: array.unsqueeze(0) for name, array in case.items() if name.startswith("noise")}
 
 
 def compare(path: Path) -> dict[str, str | float]:
@@ -93,7 +100,8 @@ def compare(path: Path) -> dict[str, str | float]:
     for step in range(meta["steps"]):
         metrics = update(state, batch_of(script, args, meta, arrays, step))
         for theirs, ours in METRICS[meta["algo"]].items():
-            loss_diff = max(loss_diff, abs(float(metrics[ours]) - float(arrays[f"step{step}/{theirs}"])))
+            if f"step{step}/{theirs}" in arrays:  # mr_iql reports its reward model only while that learns
+                loss_diff = max(loss_diff, abs(float(metrics[ours]) - float(arrays[f"step{step}/{theirs}"])))
     final = params(arrays, "final")
     diffs = [(state[part][leaf] - array).abs().max().item() for part, p in final.items() for leaf, array in p.items()]
     return {"algo": meta["algo"], "max_param_diff": max(diffs), "max_loss_diff": loss_diff}

@@ -1,0 +1,418 @@
+"""IQL: implicit Q-learning (Kostrikov et al. 2021, arXiv 2110.06169) on the rewards of the environment, the oracle that
+preference-based methods are compared with.
+
+    python algorithms/iql.py --env button-press-topdown-v2
+
+It reads no label: the transitions come from the preference segments, so that it sees the data that the others see, or
+with --use-replay from the offline dataset. One update:
+
+    1. V      expectile regression towards the target critic's Q (equation 5)
+    2. actor  advantage-weighted regression (equation 7)
+    3. Q      towards the reward plus the new V of the next state (equation 6)
+    4. target critic moves towards the critic
+
+Shapes: S seeds (trained as one batch; nothing mixes them), E critics, B pairs, L transitions of a window,
+N flat rows (2BL of segments or R of the offline dataset), O observation, A action.
+
+Differences from the original code (github.com/jhejna/inverse-preference-learning):
+    [D1] each pair draws its own window start, from all offsets; the original draws one for the whole batch and never
+         the last offset.
+    [D2] an epoch's last, partial batch of pairs is dropped, so that every batch has the same shape.
+    [D3] only the target critic is averaged; the original averages all networks and reads only the critic.
+    [D4] ties in generated data are labelled 0.5; the original's count as "first preferred".
+    [D5] pairs come from a fixed order of one generated dataset (see common/datasets.py), not from the released files.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from common.buffers import NOISE, PreferenceBuffer, ReplayBuffer
+from common.datasets import ensure, fingerprint, read_preferences, read_transitions
+from common.envs import InputError, Interrupted, Workers, available_cpus, evaluate, require_rendering, resolve
+from common.runs import (
+    Run,
+    Signals,
+    actor_arrays,
+    can_compile,
+    check_args,
+    default_data_dir,
+    parse_args,
+    peek_env,
+    print_summary,
+    setup_device,
+    tree_map,
+    user_errors,
+)
+
+ALGORITHM = "iql"
+Params = dict[str, Tensor]  # w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1 but for critics
+
+
+# ---------------------------------------------------------------- arguments
+@dataclass
+class Args:
+    """IQL: implicit Q-learning on the rewards of the environment (oracle)."""
+
+    env: str = "button-press-topdown-v2"
+    """environment; decides the defaults of all that follows"""
+    seed: int = 1
+    """first seed: of initial weights, batches and evaluation goals"""
+    num_seeds: int = 1
+    """seeds SEED, SEED + 1, ... trained as one batch in this process"""
+    total_steps: int = 200_000
+    """updates"""
+    eval_every: int = 2_500
+    """updates between evaluations"""
+    eval_episodes: int = 20
+    """episodes of an evaluation"""
+    log_every: int = 500
+    """updates between rows of train.csv"""
+    num_preferences: int = 4_000
+    """pairs to learn from: the first ones of the file; 0: all"""
+    preferences: str = ""
+    """file of preference pairs (.npz or .hdf5) instead of the environment's own"""
+    dataset: str = ""
+    """offline dataset (.hdf5) instead of the environment's own"""
+    data_dir: Path = Path("data")
+    """folder of the datasets (IPL_DATA_DIR, if set, is the default)"""
+    run_dir: str = ""
+    """folder of the results, one folder a seed inside; empty: runs/ENV/ALGORITHM"""
+    overwrite: bool = False
+    """start anew where the folder holds an earlier run"""
+    track: bool = False
+    """log to Weights & Biases"""
+    wandb_project: str = "ipl"
+    """project of --track"""
+    wandb_entity: str = ""
+    """team or user of --track; empty: your default"""
+    capture_video: bool = False
+    """write an MP4 of one episode of every evaluation"""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto: cuda where there is one"""
+    compile: bool = True
+    """compile the update (torch.compile); without a C++ compiler it runs eager"""
+    matmul_precision: str = "highest"
+    """float32 matrix products: highest, high (tf32) or medium (bfloat16)"""
+    threads: int = 0
+    """CPU threads; 0: this process's cores, at most 4"""
+
+    gamma: float = 0.99
+    """discount, of environment steps"""
+    tau: float = 0.005
+    """step size of the target critic (not the expectile)"""
+    lr: float = 3e-4
+    """Adam's learning rate, all networks"""
+    beta: float = 1 / 3
+    """temperature of the actor's weights: weight = exp(adv / beta); smaller is greedier"""
+    clip_score: float = 100.0
+    """upper bound of the actor's weights"""
+    expectile: float = 0.75
+    """expectile of V; above 0.5 leans to the better actions, 1 is their maximum"""
+    actor_cosine: bool = True
+    """let the actor's learning rate fall to zero along a cosine"""
+    use_replay: bool = False
+    """IQL on the offline dataset instead of the transitions of the preference segments"""
+    hidden_sizes: tuple[int, ...] = (256, 256, 256)
+    """widths of the hidden layers, all networks"""
+    num_critics: int = 2
+    """critics in the ensemble"""
+    dropout: float = 0.0
+    """dropout of the actor's hidden layers"""
+    preference_batch_size: int = 16
+    """pairs a step"""
+    segment_length: int = 16
+    """observations of the window taken from each segment: one transition less"""
+    replay_batch_size: int = 256
+    """transitions of the offline dataset a step"""
+
+
+# ---------------------------------------------------------------- networks
+def mlp(params: Params, x: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:  # (S, N, in) -> (S, E, N, out)
+    """ReLU network; seeds and ensemble members are axes of the weights, so all of them are one batched product."""
+    depth = len(params) // 2
+    x = x.unsqueeze(1)  # (S, 1, N, in)
+    for i in range(depth):
+        x = x @ params[f"w{i}"] + params[f"b{i}"]
+        if i < depth - 1:
+            x = F.relu(x * masks[i] if masks else x)
+    return x
+
+
+def q_values(critic: Params, obs: Tensor, action: Tensor) -> Tensor:  # (S, N, O), (S, N, A) -> (S, E, N)
+    """Q(s, a) of every critic."""
+    return mlp(critic, torch.cat([obs, action], -1)).squeeze(-1)
+
+
+def v_values(value: Params, obs: Tensor) -> Tensor:  # (S, N, O) -> (S, N)
+    """V(s)."""
+    return mlp(value, obs)[:, 0, :, 0]
+
+
+def policy(actor: Params, obs: Tensor, masks: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+    """Mean (S, N, A), through tanh, and log standard deviation (S, 1, A), independent of the state."""
+    layers = {name: p for name, p in actor.items() if name != "log_std"}
+    return mlp(layers, obs, masks)[:, 0].tanh(), actor["log_std"].clamp(-5.0, 2.0).unsqueeze(1)
+
+
+# ---------------------------------------------------------------- losses: one number a seed
+def expectile_loss(diff: Tensor, expectile: float, weight: Tensor) -> Tensor:  # (S, N), (N,) -> (S,)
+    """|expectile - 1(u < 0)| u^2 of u = q - v (IQL, Kostrikov et al. 2021, equation 5)."""
+    return (weight * (expectile - (diff < 0).float()).abs() * diff.square()).sum(-1)
+
+
+def log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:  # (S, N, A), (S, 1, A), (S, N, A) -> (S, N)
+    """Log density of a Gaussian with independent dimensions."""
+    return (-0.5 * ((action - mean) / log_std.exp()).square() - log_std - 0.5 * np.log(2 * np.pi)).sum(-1)
+
+
+# ---------------------------------------------------------------- initial state and update
+def init_mlp(generator: torch.Generator, members: int, sizes: tuple[int, ...]) -> Params:
+    """Orthogonal weights (E, in, out) with gain 1, every member on its own, and zero biases (E, 1, out)."""
+    params = {}
+    for i, (n_in, n_out) in enumerate(pairwise(sizes)):
+        draws = [torch.nn.init.orthogonal_(torch.empty(n_in, n_out), generator=generator) for _ in range(members)]
+        params[f"w{i}"], params[f"b{i}"] = torch.stack(draws), torch.zeros(members, 1, n_out)
+    return params
+
+
+def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> dict:
+    """One seed's state, without the S axis: networks, target critic and Adam's moments."""
+    generator, hidden = torch.Generator().manual_seed(seed), args.hidden_sizes
+    actor = init_mlp(generator, 1, (obs_dim, *hidden, act_dim)) | {"log_std": torch.zeros(act_dim)}
+    critic = init_mlp(generator, args.num_critics, (obs_dim + act_dim, *hidden, 1))
+    value = init_mlp(generator, 1, (obs_dim, *hidden, 1))
+    nets = {"actor": actor, "critic": critic, "value": value}
+    zeros = tree_map(torch.zeros_like, nets)
+    moments = {name: {"m": zeros[name], "v": tree_map(torch.clone, zeros[name])} for name in nets}
+    return {**nets, "critic_target": tree_map(torch.clone, critic), "adam": moments}
+
+
+def draw_noise(args: Args, seeds: list[int], step: int, batch: Params) -> Params:
+    """The random numbers of one update, from (seed, step) alone: dropout masks of the actor's hidden layers."""
+    rows, rngs = batch["obs"].shape[1], [np.random.default_rng([NOISE, seed, step]) for seed in seeds]
+    noise: Params = {}
+    for i, width in enumerate(args.hidden_sizes if args.dropout else ()):
+        keep = np.stack([r.random((1, rows, width), np.float32) for r in rngs]) >= args.dropout
+        noise[f"mask{i}"] = torch.as_tensor(keep / np.float32(1 - args.dropout)).to(batch["obs"])  # (S, 1, N, H)
+    return noise
+
+
+def make_batch(args: Args, seeds: list[int], step: int, pairs: Params, replay: Params | None) -> Params:
+    """What `update` takes: transitions of the offline dataset or, without one, of the segments."""
+    rows = pairs if replay is None else replay
+    if "reward" not in rows:
+        raise InputError(
+            "iql learns from rewards and these preference pairs hold none; use the other methods, or --use-replay"
+        )
+    batch = {name: rows[name] for name in ("obs", "action", "next_obs", "reward")}
+    batch["discount"] = torch.full_like(rows["obs"][..., 0], args.gamma)  # segments hold no terminal states
+    if replay is not None:
+        batch["discount"] = args.gamma * (1 - replay["terminal"])
+    batch["weight"] = torch.full_like(rows["obs"][0, :, 0], 1 / rows["obs"].shape[1])  # (N,): makes a sum a mean
+    bias = [1 - 0.9 ** (step + 1), 1 - 0.999 ** (step + 1)]  # of Adam's moments
+    batch["bias"] = torch.tensor(bias, dtype=batch["obs"].dtype, device=batch["obs"].device)
+    lr = args.lr * (0.5 + 0.5 * np.cos(np.pi * step / args.total_steps) if args.actor_cosine else 1.0)
+    batch["actor_lr"] = torch.tensor(lr, dtype=batch["obs"].dtype, device=batch["obs"].device)
+    return batch | draw_noise(args, seeds, step, batch)
+
+
+def adam_(params: Params, grads: Params, moments: dict, bias: Tensor, lr: float | Tensor) -> None:
+    """One step of Adam (Kingma & Ba 2015) in place; our own, so that the whole update is one compiled graph."""
+    for name, p in params.items():
+        m, v = moments["m"][name], moments["v"][name]
+        m.lerp_(grads[name], 1 - 0.9)
+        v.mul_(0.999).addcmul_(grads[name], grads[name], value=1 - 0.999)
+        p.sub_(lr * (m / bias[0]) / ((v / bias[1]).sqrt() + 1e-8))
+
+
+def descend(loss_fn, state: dict, name: str, batch: Params, lr: float | Tensor) -> Params:
+    """One step of Adam on the network `name`. `loss_fn`: parameters -> loss (S,), metrics. Returns the metrics."""
+    with torch.enable_grad():
+        leaves = {key: p.detach().requires_grad_() for key, p in state[name].items()}
+        loss, metrics = loss_fn(leaves)
+        # Seeds share no parameter, so the gradient of the sum over seeds is each seed's own.
+        grads = torch.autograd.grad(loss.sum(), list(leaves.values()))
+    adam_(state[name], dict(zip(leaves, grads, strict=True)), state["adam"][name], batch["bias"], lr)
+    return {key: metric.detach() for key, metric in metrics.items()}
+
+
+def make_update(args: Args):
+    """The update as one function of state and batch: no other input, no random numbers, no transfer to the host."""
+
+    @torch.no_grad()
+    def update(state: dict, batch: Params) -> Params:
+        """One update in place. Returns metrics, (S,) each. The order is part of the algorithm."""
+        obs, action, weight, discount = batch["obs"], batch["action"], batch["weight"], batch["discount"]
+
+        # 1. V towards the target critic's Q
+        q_target = q_values(state["critic_target"], obs, action).min(1).values  # (S, N)
+        adv = q_target - v_values(state["value"], obs)  # (S, N), with the V before this step's, as in the original
+
+        def v_loss(value: Params) -> tuple[Tensor, Params]:
+            v = v_values(value, obs)
+            loss = expectile_loss(q_target - v, args.expectile, weight)
+            return loss, {"losses/value": loss, "train/v": v.mean(-1)}
+
+        metrics = descend(v_loss, state, "value", batch, args.lr)
+
+        # 2. actor by advantage-weighted regression
+        score = (adv / args.beta).exp().clamp(max=args.clip_score)
+        masks = [batch[f"mask{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
+
+        def actor_loss(actor: Params) -> tuple[Tensor, Params]:
+            mean, log_std = policy(actor, obs, masks)
+            loss = -(weight * score * log_prob(mean, log_std, action)).sum(-1)
+            return loss, {"losses/actor": loss, "train/adv": adv.mean(-1), "train/score": score.mean(-1)}
+
+        metrics |= descend(actor_loss, state, "actor", batch, batch["actor_lr"])
+
+        # 3. Q towards the reward plus the new V of the next state
+        q_next = batch["reward"] + discount * v_values(state["value"], batch["next_obs"])  # (S, N)
+
+        def q_loss(critic: Params) -> tuple[Tensor, Params]:
+            q = q_values(critic, obs, action)  # (S, E, N)
+            loss = (weight * (q - q_next.unsqueeze(1)).square()).sum(-1).mean(1)
+            return loss, {"losses/critic": loss, "train/q": q.mean((1, 2))}
+
+        metrics |= descend(q_loss, state, "critic", batch, args.lr)
+
+        # 4. target critic [D3]
+        tree_map(lambda target, p: target.lerp_(p, args.tau), state["critic_target"], state["critic"])
+        return metrics
+
+    return update
+
+
+# ---------------------------------------------------------------- training
+def load(args: Args, workers: Workers, device: torch.device) -> tuple[PreferenceBuffer, ReplayBuffer | None, dict]:
+    """The buffers, and fingerprints of the files they come from. Builds the dataset where it is missing."""
+    dataset = Path(args.dataset) if args.dataset else None
+    if dataset is None and (args.use_replay or not args.preferences):
+        dataset = ensure(args.env, args.data_dir, workers)
+    source = Path(args.preferences) if args.preferences else dataset
+    p = read_preferences(source, args.env)
+    count = args.num_preferences or len(p.label)
+    if count > len(p.label):
+        raise InputError(f"--num-preferences {count}: {source} holds {len(p.label)} pairs; choose at most as many")
+    pairs = PreferenceBuffer(p.obs, p.action, p.start[:count], p.label[:count], p.length, p.reward, device)
+    prints, replay = {"preferences": fingerprint(source)}, None
+    if args.use_replay:
+        t = read_transitions(dataset, args.env)
+        if t.obs.shape[1] != p.obs.shape[1] or t.action.shape[1] != p.action.shape[1]:
+            raise InputError(f"{source}: its observations or actions have other sizes than those of {dataset}")
+        replay = ReplayBuffer(t.obs, t.action, t.reward, t.next_obs, t.terminal, device)
+        prints["dataset"] = fingerprint(dataset)
+    return pairs, replay, prints
+
+
+def train(args: Args) -> dict:
+    """Train, or go on training, every seed. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
+    check_args(args)
+    args = replace(args, env=resolve(args.env)[1])
+    run_dir = Path(args.run_dir or f"runs/{args.env}/{ALGORITHM}")
+    seeds = range(args.seed, args.seed + args.num_seeds)
+    device = setup_device(args)
+    with Signals() as stop:
+        runs = [Run(run_dir / f"seed-{seed}", replace(args, seed=seed), ALGORITHM) for seed in seeds]
+        todo = [run for run in runs if not run.finished]
+        if not todo:
+            print(f"{run_dir}: finished already; --overwrite starts anew")
+        workers = Workers(available_cpus(), stop=lambda: bool(stop))
+        try:
+            if todo:
+                if args.capture_video:
+                    require_rendering(workers, args.env)
+                began = time.perf_counter()
+                pairs, replay, prints = load(args, workers, device)
+                for run in todo:
+                    run.time["data"] += time.perf_counter() - began
+                    run.open(prints, device, args.track)
+            # Seeds that were stopped at different steps go on in turn; all others are one batch.
+            for step in sorted({run.step for run in todo}):
+                train_seeds(args, [run for run in todo if run.step == step], pairs, replay, workers, stop)
+        except Interrupted:
+            print(f"stopped; the same command goes on from the last checkpoint in {run_dir}", file=sys.stderr)
+            raise SystemExit(stop.exit_status) from None
+        finally:
+            workers.close()
+            for run in runs:
+                run.close()
+    return print_summary(runs)
+
+
+def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: ReplayBuffer | None, workers: Workers,
+                stop: Signals) -> None:  # fmt: skip
+    """Train seeds that stand at the same step, as one batch, to the end."""
+    seeds, start, device = [run.seed for run in runs], runs[0].step, pairs.device
+    sizes = pairs.obs.shape[1], pairs.action.shape[1]
+    states = [run.checkpoint["state"] if run.checkpoint else init(args, run.seed, *sizes) for run in runs]
+    state = tree_map(lambda *leaves: torch.stack(leaves).to(device), *states)  # every leaf: (S, ...)
+    update = make_update(args)
+    if args.compile and (missing := can_compile()):
+        print(f"torch.compile needs {missing}: the update runs eager, somewhat slower", file=sys.stderr)
+    elif args.compile:
+        torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad inside the graph
+        update = torch.compile(update, fullgraph=True)
+    pair_batches = pairs.batches(seeds, start, args.preference_batch_size, args.segment_length)
+    replay_batches = replay.batches(seeds, start, args.replay_batch_size) if replay else None
+
+    def checkpoint(step: int) -> None:
+        for k, run in enumerate(runs):
+            run.save_checkpoint(step, tree_map(lambda leaf, k=k: leaf[k], state))
+
+    def evaluate_and_log(step: int) -> None:
+        began = time.perf_counter()
+        actors = [actor_arrays(state["actor"], k) for k in range(len(runs))]
+        videos = [run.folder / "videos" / f"step-{step:07d}.mp4" for run in runs] if args.capture_video else None
+        rows = evaluate(workers, args.env, actors, seeds, step, args.eval_episodes, videos)
+        for k, run in enumerate(runs):
+            run.time["eval"] += time.perf_counter() - began
+            run.log_eval(step, rows[k], tree_map(lambda leaf, k=k: leaf[k], state["actor"]))
+        bar.write(f"step {step:>7}  " + "  ".join(f"seed {run.seed}: {run.describe_eval()}" for run in runs))
+
+    bar = tqdm(total=args.total_steps, initial=start, desc=f"{ALGORITHM} {args.env}", unit="step", disable=None)
+    since = saved = time.perf_counter()
+    for step in range(start, args.total_steps + 1):
+        due = step % args.eval_every == 0 or step == args.total_steps
+        if due or stop or time.perf_counter() - saved > 60:
+            for run in runs:
+                run.time["train"] += time.perf_counter() - since
+            checkpoint(step)
+            if stop:
+                raise Interrupted
+            if due and not all(run.evaluated(step) for run in runs):
+                evaluate_and_log(step)
+            since = saved = time.perf_counter()
+        if step == args.total_steps:
+            break
+        batch = make_batch(args, seeds, step, next(pair_batches), next(replay_batches) if replay else None)
+        metrics = update(state, batch)
+        bar.update()
+        if (step + 1) % args.log_every == 0 or step + 1 == args.total_steps:
+            columns = {name: m.tolist() for name, m in metrics.items()}  # the only wait for the device
+            for k, run in enumerate(runs):
+                run.log("train", step + 1, {name: column[k] for name, column in columns.items()})
+            losses = {name.removeprefix("losses/"): c[0] for name, c in columns.items() if name.startswith("losses/")}
+            bar.set_postfix({name: f"{loss:.3g}" for name, loss in losses.items()}, last=runs[0].describe_eval())
+    bar.close()
+    checkpoint(args.total_steps)
+    for k, run in enumerate(runs):
+        run.save_actor("final.pt", args.total_steps, tree_map(lambda leaf, k=k: leaf[k], state["actor"]))
+
+
+if __name__ == "__main__":
+    with user_errors():
+        chosen = Args(env=peek_env(Args.env), data_dir=default_data_dir())
+        train(parse_args(chosen))
