@@ -284,7 +284,7 @@ def make_update(args: Args):
             def reward_loss(reward: Params) -> tuple[Tensor, Params]:
                 r = rewards(reward, batch["segment_obs"], batch["segment_action"])  # (S, 2B(L+1))
                 loss, accuracy = preference_loss(r.unsqueeze(1), batch["label"])
-                return loss, {"losses/reward": loss, "train/reward": r.mean(-1), "train/accuracy": accuracy}
+                return loss, {"losses/reward": loss, "train/accuracy": accuracy}
 
             metrics = descend(reward_loss, state, "reward", batch, args.lr)
 
@@ -312,7 +312,7 @@ def make_update(args: Args):
 
         # 4. Q towards the model's reward plus the new V of the next state
         r = rewards(state["reward"], obs, action)  # (S, N)
-        metrics.setdefault("train/reward", r.mean(-1))
+        metrics["train/reward"] = r.mean(-1)
         q_next = r + discount * v_values(state["value"], batch["next_obs"])  # (S, N)
 
         def q_loss(critic: Params) -> tuple[Tensor, Params]:

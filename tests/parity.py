@@ -22,16 +22,16 @@ from common.runs import tree_map, user_errors
 
 TOLERANCE = 1e-9
 # golden step metric -> ours
+IPL = {"q_loss": "losses/preference", "chi2_loss": "losses/chi2", "actor_loss": "losses/actor", "q": "train/q",
+       "reward": "train/reward"}  # fmt: skip
+IQL = {"v_loss": "losses/value", "actor_loss": "losses/actor", "q_loss": "losses/critic", "v": "train/v",
+       "q": "train/q", "adv": "train/adv"}  # fmt: skip
 METRICS = {
-    "ipl_iql": {"q_loss": "losses/preference", "chi2_loss": "losses/chi2", "actor_loss": "losses/actor",
-                "q": "train/q", "reward": "train/reward"},
-    "ipl_awac": {"q_loss": "losses/preference", "chi2_loss": "losses/chi2", "actor_loss": "losses/actor",
-                 "q": "train/q", "reward": "train/reward", "adv": "train/adv"},
-    "mr_iql": {"reward_loss": "losses/reward", "reward": "train/reward", "q_loss": "losses/critic",
-               "v_loss": "losses/value", "actor_loss": "losses/actor", "v": "train/v", "q": "train/q", "adv": "train/adv"},
-    "iql": {"q_loss": "losses/critic", "v_loss": "losses/value", "actor_loss": "losses/actor", "v": "train/v",
-            "q": "train/q", "adv": "train/adv"},
-}  # fmt: skip
+    "ipl_iql": IPL,
+    "ipl_awac": {**IPL, "adv": "train/adv"},
+    "mr_iql": {**IQL, "reward_loss": "losses/reward", "reward": "train/reward"},
+    "iql": IQL,
+}
 
 
 def read_case(path: Path) -> tuple[dict, dict[str, Tensor]]:
