@@ -39,9 +39,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from common.buffers import NOISE, PreferenceBuffer, ReplayBuffer
-from common.datasets import ensure, fingerprint, read_preferences, read_transitions
-from common.envs import InputError, Interrupted, Workers, available_cpus, evaluate, require_rendering, resolve
+from common.buffers import NOISE, PreferenceBuffer, ReplayBuffer, load
+from common.envs import Interrupted, Workers, available_cpus, evaluate, require_rendering, resolve
 from common.runs import (
     Run,
     Signals,
@@ -305,27 +304,6 @@ def make_update(args: Args):
 
 
 # ---------------------------------------------------------------- training
-def load(args: Args, workers: Workers, device: torch.device) -> tuple[PreferenceBuffer, ReplayBuffer | None, dict]:
-    """The buffers, and fingerprints of the files they come from. Builds the dataset where it is missing."""
-    dataset = Path(args.dataset) if args.dataset else None
-    if dataset is None and (args.use_replay or not args.preferences):
-        dataset = ensure(args.env, args.data_dir, workers)
-    source = Path(args.preferences) if args.preferences else dataset
-    p = read_preferences(source, args.env)
-    count = args.num_preferences or len(p.label)
-    if count > len(p.label):
-        raise InputError(f"--num-preferences {count}: {source} holds {len(p.label)} pairs; choose at most as many")
-    pairs = PreferenceBuffer(p.obs, p.action, p.start[:count], p.label[:count], p.length, p.reward, device)
-    prints, replay = {"preferences": fingerprint(source)}, None
-    if args.use_replay:
-        t = read_transitions(dataset, args.env)
-        if t.obs.shape[1] != p.obs.shape[1] or t.action.shape[1] != p.action.shape[1]:
-            raise InputError(f"{source}: its observations or actions have other sizes than those of {dataset}")
-        replay = ReplayBuffer(t.obs, t.action, t.reward, t.next_obs, t.terminal, device)
-        prints["dataset"] = fingerprint(dataset)
-    return pairs, replay, prints
-
-
 def train(args: Args) -> dict:
     """Train, or go on training, every seed. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
     check_args(args)
@@ -344,7 +322,7 @@ def train(args: Args) -> dict:
                 if args.capture_video:
                     require_rendering(workers, args.env)
                 began = time.perf_counter()
-                pairs, replay, prints = load(args, workers, device)
+                pairs, replay, prints = load(args, workers, device)  # [D4] [D5]
                 for run in todo:
                     run.time["data"] += time.perf_counter() - began
                     run.open(prints, device, args.track)
@@ -372,9 +350,10 @@ def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: Re
     if args.compile and (missing := can_compile()):
         print(f"torch.compile needs {missing}: the update runs eager, somewhat slower", file=sys.stderr)
     elif args.compile:
+        torch.compiler.reset()  # graphs of an earlier batch of seeds count against dynamo's limit
         torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad inside the graph
         update = torch.compile(update, fullgraph=True)
-    pair_batches = pairs.batches(seeds, start, args.preference_batch_size, args.segment_length)
+    pair_batches = pairs.batches(seeds, start, args.preference_batch_size, args.segment_length)  # [D1] [D2]
     replay_batches = replay.batches(seeds, start, args.replay_batch_size) if replay else None
 
     def checkpoint(step: int) -> None:

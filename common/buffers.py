@@ -10,12 +10,14 @@ they are the same on every device, beside whichever other seeds, and after a res
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.envs import InputError
+from common.datasets import ensure, fingerprint, read_preferences, read_transitions
+from common.envs import InputError, Workers
 
 PAIRS, REPLAY, NOISE = 1, 2, 3  # streams of random numbers: one key each, so that no two share their draws
 REPLAY_CHUNK = 256  # steps whose replay indices are drawn and moved to the device together
@@ -55,7 +57,7 @@ class PreferenceBuffer:
         Yields:
             obs, next_obs (S, 2BL, O), action (S, 2BL, A): the first segments of all pairs, then the second ones, each
             window's L transitions in order; last_obs, last_action: (S, 2B, .) the window's last row, whose action leads
-            to no known state; label (S, B); reward (S, 2BL), where the data hold it.
+            to no known state; label (S, B); rows (S, 2BL) of the stored data; reward (S, 2BL), where the data hold it.
 
         Raises:
             InputError: fewer than B pairs, or a window longer than the segments.
@@ -80,6 +82,7 @@ class PreferenceBuffer:
                 batch = {
                     "obs": self.obs[flat], "action": self.action[flat], "next_obs": self.obs[flat + 1],
                     "last_obs": self.obs[last], "last_action": self.action[last], "label": self.label[pair[:, i]],
+                    "rows": flat,
                 }  # fmt: skip
                 yield batch if self.reward is None else batch | {"reward": self.reward[flat]}
             epoch, skip = epoch + 1, 0
@@ -107,7 +110,7 @@ class ReplayBuffer:
         """Batches of `size` = R transitions from update `step` on, uniform with replacement, without end.
 
         Yields:
-            obs, next_obs (S, R, O), action (S, R, A), reward, terminal (S, R).
+            obs, next_obs (S, R, O), action (S, R, A), reward, terminal and rows of the stored data (S, R).
         """
         chunk, skip = divmod(step, REPLAY_CHUNK)
         while True:
@@ -120,6 +123,31 @@ class ReplayBuffer:
                 r = rows[:, i]
                 yield {
                     "obs": self.obs[r], "action": self.action[r], "next_obs": self.next_obs[r],
-                    "reward": self.reward[r], "terminal": self.terminal[r],
+                    "reward": self.reward[r], "terminal": self.terminal[r], "rows": r,
                 }  # fmt: skip
             chunk, skip = chunk + 1, 0
+
+
+def load(args, workers: Workers, device: torch.device) -> tuple[PreferenceBuffer, ReplayBuffer | None, dict[str, str]]:
+    """The buffers that a script's Args ask for, and fingerprints of their files; builds a dataset that is missing.
+
+    Raises:
+        InputError: a file is wrong, or there are fewer than --num-preferences pairs.
+    """
+    dataset = Path(args.dataset) if args.dataset else None
+    if dataset is None and (args.use_replay or not args.preferences):
+        dataset = ensure(args.env, args.data_dir, workers)
+    source = Path(args.preferences) if args.preferences else dataset
+    p = read_preferences(source, args.env)
+    count = args.num_preferences or len(p.label)
+    if count > len(p.label):
+        raise InputError(f"--num-preferences {count}: {source} holds {len(p.label)} pairs; choose at most as many")
+    pairs = PreferenceBuffer(p.obs, p.action, p.start[:count], p.label[:count], p.length, p.reward, device)
+    prints, replay = {"preferences": fingerprint(source)}, None
+    if args.use_replay:
+        t = read_transitions(dataset, args.env)
+        if t.obs.shape[1] != p.obs.shape[1] or t.action.shape[1] != p.action.shape[1]:
+            raise InputError(f"{source}: its observations or actions have other sizes than those of {dataset}")
+        replay = ReplayBuffer(t.obs, t.action, t.reward, t.next_obs, t.terminal, device)
+        prints["dataset"] = fingerprint(dataset)
+    return pairs, replay, prints

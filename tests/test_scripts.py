@@ -9,10 +9,11 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from tests.conftest import SMALL, command, environment
+from tests.conftest import REPOSITORY, SMALL, command, environment
 
 FILES = {"config.json", "train.csv", "eval.csv", "time.csv", "checkpoint.pt", "best.pt", "final.pt"}
 
@@ -109,10 +110,10 @@ def test_several_seeds_are_single_runs(run, reference, tmp_path):
     assert again.returncode == 0 and "finished already" in again.stdout
 
 
-def start_until(data_dir, folder: Path, ready, *arguments) -> subprocess.Popen:
+def start_until(data_dir, folder: Path, ready, *arguments, script: str = "ipl_iql") -> subprocess.Popen:
     """Start a small run and return when `ready(its seed folder)` holds, while it still works."""
     options = {k: v for k, v in environment(data_dir, folder).items() if k in ("cwd", "env")}
-    process = subprocess.Popen(command("ipl_iql", *(arguments or SMALL)), **options, stdout=subprocess.DEVNULL,
+    process = subprocess.Popen(command(script, *(arguments or SMALL)), **options, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
     seed, end = folder / "runs/drawer-open-v2/ipl_iql/seed-1", time.monotonic() + 120
     while not ready(seed):
@@ -176,6 +177,42 @@ def test_damaged_checkpoints_and_folders_in_use_are_refused(run, data_dir, tmp_p
         checkpoint.write_bytes(damaged)
         refused = run("ipl_iql", *long)
         assert refused.returncode == 2 and str(checkpoint.name) in refused.stderr and refused.stderr.count("\n") == 1
+
+
+OTHERS = [name for name in sorted(path.stem for path in (REPOSITORY / "algorithms").glob("*.py")) if name != "ipl_iql"]
+
+
+@pytest.mark.parametrize("script", OTHERS)
+def test_every_script_trains_and_goes_on_after_kill_9(run, data_dir, tmp_path, script):
+    """Killed once in training; then the same rows and bytes as a run that was not."""
+    whole = run(script, *SMALL, "--run-dir", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    folder = tmp_path / "runs/drawer-open-v2" / script / "seed-1"
+
+    def ready(_seed) -> bool:
+        return (folder / "train.csv").exists() and (folder / "train.csv").stat().st_size > 0
+
+    process = start_until(data_dir, tmp_path, ready, *SMALL, script=script)
+    process.kill()
+    process.wait()
+    assert not (folder / "final.pt").exists()
+    again = run(script, *SMALL)
+    assert again.returncode == 0, again.stderr
+    assert_same_run(folder, tmp_path / "whole/seed-1")
+
+
+@pytest.mark.parametrize("script", OTHERS)
+def test_every_script_trains_on_the_offline_dataset(run, script):
+    done = run(script, *SMALL, "--use-replay", "--dropout", 0.1, "--num-seeds", 2)
+    assert done.returncode == 0, done.stderr
+
+
+def test_oracle_needs_rewards(run, tmp_path):
+    rng = np.random.default_rng(0)
+    obs, action = rng.normal(size=(2, 60, 25, 39)), rng.uniform(-1, 1, (2, 60, 25, 4))
+    np.savez(tmp_path / "p.npz", obs_1=obs[0], obs_2=obs[1], action_1=action[0], action_2=action[1], label=np.ones(60))
+    done = run("iql", *SMALL, "--preferences", "p.npz")
+    assert done.returncode == 2 and "rewards" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_wandb_offline(run, tmp_path):

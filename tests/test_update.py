@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import subprocess
@@ -12,17 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from algorithms import ipl_iql
-from algorithms.ipl_iql import (
-    Args,
-    expectile_loss,
-    implied_reward,
-    init,
-    log_prob,
-    make_batch,
-    make_update,
-    preference_loss,
-)
+from algorithms import ipl_awac, ipl_iql, ipl_xql, iql, mr_iql
+from algorithms.ipl_iql import expectile_loss, implied_reward, log_prob, preference_loss
+from algorithms.ipl_xql import gumbel_loss
+from common.envs import InputError
 from common.runs import tree_map
 from tests import parity
 
@@ -48,7 +42,7 @@ def test_parity_notices_a_changed_update(monkeypatch):
     """The comparison must be able to fail: with another expectile the parameters differ."""
     true = parity.make_args
     monkeypatch.setattr(parity, "make_args", lambda *a: replace(true(*a), expectile=0.6))
-    assert parity.compare(GOLDEN[0])["max_param_diff"] > 1e-6
+    assert parity.compare(GOLDEN[0].parent / "ipl_iql_replay.npz")["max_param_diff"] > 1e-6
 
 
 def test_expectile_loss_by_hand():
@@ -77,39 +71,71 @@ def test_log_prob_by_hand():
     assert got.item() == pytest.approx(-0.5 - 0.5 - math.log(2.0) - math.log(2 * math.pi))
 
 
+def test_gumbel_loss_by_hand():
+    weight = torch.ones(1)
+    for diff in (-2.0, 0.0, 1.0):
+        by_hand = math.exp(diff / 0.5) - diff / 0.5 - 1
+        assert gumbel_loss(torch.tensor([[diff]]), 0.5, 5.0, weight).item() == pytest.approx(by_hand, abs=1e-6)
+    # beyond the clip: the tangent of exp at 5, exp(5) (1 + 10 - 5)
+    assert gumbel_loss(torch.tensor([[5.0]]), 0.5, 5.0, weight).item() == pytest.approx(6 * math.exp(5) - 11, rel=1e-6)
+
+
+@pytest.mark.parametrize("diff", [-1e3, 1e3])
+def test_gumbel_loss_and_its_gradient_are_finite_and_point_to_q(diff):
+    v = torch.tensor([[0.0]], requires_grad=True)
+    loss = gumbel_loss(torch.tensor([[diff]]) - v, 0.1, 5.0, torch.ones(1))
+    (gradient,) = torch.autograd.grad(loss.sum(), v)
+    assert loss.isfinite().all() and gradient.isfinite().all() and gradient.item() * diff < 0
+
+
+def test_gumbel_regression_of_large_temperature_is_the_mean_and_of_small_the_maximum():
+    q, weight = torch.tensor([[0.0, 1.0, 5.0]], dtype=torch.float64), torch.full((3,), 1 / 3, dtype=torch.float64)
+
+    def minimum(alpha: float) -> float:
+        grid = torch.linspace(-1, 6, 7001, dtype=torch.float64)
+        losses = torch.stack([gumbel_loss(q - v, alpha, 1e3, weight) for v in grid])
+        return grid[losses.argmin()].item()
+
+    assert minimum(1e3) == pytest.approx(2.0, abs=0.01)  # the mean
+    # the soft maximum, alpha log mean exp(q / alpha)
+    assert minimum(0.5) == pytest.approx(0.5 * math.log((1 + math.exp(2) + math.exp(10)) / 3), abs=1e-3)
+
+
 # ---------------------------------------------------------------- seeds, compilation
-def small(**changes) -> Args:
-    return replace(Args(hidden_sizes=(16, 16), preference_batch_size=4, segment_length=6), **changes)
+SCRIPTS = (ipl_iql, ipl_awac, ipl_xql, mr_iql, iql)
 
 
-def batches(args: Args, seeds: list[int], steps: int, replay: bool):
+def small(script=ipl_iql, **changes):
+    args = script.Args(hidden_sizes=(16, 16), preference_batch_size=4, segment_length=6, total_steps=40)
+    return replace(args, **{name: value for name, value in changes.items() if hasattr(args, name)})
+
+
+def batches(script, args, seeds: list[int], steps: int, replay: bool):
     """Random batches; each seed's numbers depend on the seed and the step alone."""
-    transitions = args.preference_batch_size * 2 * (args.segment_length - 1)
+    pairs = args.preference_batch_size
 
     def draw(n: int, seed: int, step: int) -> dict[str, torch.Tensor]:
-        g = torch.Generator().manual_seed(1000 * seed + 10 * step + (n != transitions))
-        rand = {
-            name: torch.randn(n, size, generator=g) for name, size in (("obs", OBS), ("next_obs", OBS), ("action", ACT))
-        }
-        label = torch.randint(0, 2, (args.preference_batch_size,), generator=g).to(rand["obs"].dtype)
-        return {
-            **rand,
-            "action": rand["action"].tanh(),
-            "label": label,
-            "terminal": (torch.rand(n, generator=g) < 0.1).float(),
-        }
+        g = torch.Generator().manual_seed(1000 * seed + 10 * step + (n == 10))
+        sizes = {"obs": (n, OBS), "next_obs": (n, OBS), "action": (n, ACT), "last_obs": (2 * pairs, OBS)}
+        rand = {name: torch.randn(size, generator=g) for name, size in sizes.items()}
+        label = torch.randint(0, 2, (pairs,), generator=g).to(rand["obs"].dtype)
+        more = {"last_action": rand["last_obs"][:, :ACT].tanh(), "reward": rand["obs"].sum(-1), "label": label}
+        return {**rand, **more, "action": rand["action"].tanh(), "terminal": (torch.rand(n, generator=g) < 0.1).float()}
 
     def stacked(n: int, step: int) -> dict[str, torch.Tensor]:
         return tree_map(lambda *leaves: torch.stack(leaves), *[draw(n, seed, step) for seed in seeds])
 
     for step in range(steps):
-        yield make_batch(args, seeds, step, stacked(transitions, step), stacked(10, step) if replay else None)
+        segments = stacked(2 * pairs * (args.segment_length - 1), step)
+        yield script.make_batch(args, seeds, step, segments, stacked(10, step) if replay else None)
 
 
-def final_state(args: Args, seeds: list[int], steps: int = 20, replay: bool = True, wrap=lambda update: update) -> dict:
-    state = tree_map(lambda *leaves: torch.stack(leaves), *[init(args, seed, OBS, ACT) for seed in seeds])
-    update = wrap(make_update(args))
-    for batch in batches(args, seeds, steps, replay):
+def final_state(
+    script, args, seeds: list[int], steps: int = 20, replay: bool = True, wrap=lambda update: update
+) -> dict:
+    state = tree_map(lambda *leaves: torch.stack(leaves), *[script.init(args, seed, OBS, ACT) for seed in seeds])
+    update = wrap(script.make_update(args))
+    for batch in batches(script, args, seeds, steps, replay):
         update(state, batch)
     return state
 
@@ -127,39 +153,88 @@ def double():
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.ALGORITHM)
 @pytest.mark.parametrize("changes", [{}, {"dropout": 0.1, "target_clipping": True}], ids=["plain", "dropout-clipping"])
-def test_stacked_seeds_equal_separate_ones(double, changes):
-    args = small(**changes)
-    together = final_state(args, [3, 4, 5])
+def test_stacked_seeds_equal_separate_ones(double, script, changes):
+    args = small(script, **changes)
+    together = final_state(script, args, [3, 4, 5])
     for k, seed in enumerate([3, 4, 5]):
-        alone = final_state(args, [seed])
+        alone = final_state(script, args, [seed])
         assert largest_difference(tree_map(lambda leaf, k=k: leaf[k : k + 1], together), alone) <= 1e-9
 
 
-@pytest.mark.parametrize("replay", [False, True])
-def test_compiled_equals_eager(double, replay):
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.ALGORITHM)
+@pytest.mark.parametrize("replay", [False, True], ids=["segments", "replay"])
+def test_compiled_equals_eager(double, script, replay):
     """As one graph, traced through autograd. The learning test runs the C++ back end where there is a compiler."""
+    torch.compiler.reset()
     torch._dynamo.config.trace_autograd_ops = True
-    args = small(target_clipping=replay)
-    compiled = final_state(args, [1, 2], 10, replay, lambda u: torch.compile(u, backend="aot_eager", fullgraph=True))
-    assert largest_difference(compiled, final_state(args, [1, 2], 10, replay)) <= 1e-12
+    args = small(script, target_clipping=replay, reward_steps=5)
+
+    def compiled(update):
+        return torch.compile(update, backend="aot_eager", fullgraph=True)
+
+    got = final_state(script, args, [1, 2], 10, replay, compiled)
+    assert largest_difference(got, final_state(script, args, [1, 2], 10, replay)) <= 1e-12
 
 
 def test_clipping_bounds_the_next_value():
     """With target clipping an enormous V leaves rewards of at most |q| + gamma / (c (1 - gamma))."""
     args = small(target_clipping=True, chi2_coeff=2.0, gamma=0.9)
-    state = tree_map(lambda leaf: leaf.unsqueeze(0), init(args, 1, OBS, ACT))
+    state = tree_map(lambda leaf: leaf.unsqueeze(0), ipl_iql.init(args, 1, OBS, ACT))
     state["value"]["b2"] += 1e6
-    batch = next(batches(args, [1], 1, replay=False))
-    reward = make_update(args)(state, batch)["train/reward"].item()
+    batch = next(batches(ipl_iql, args, [1], 1, replay=False))
+    reward = ipl_iql.make_update(args)(state, batch)["train/reward"].item()
     assert abs(reward) < 0.9 / (2.0 * 0.1) + 1
 
 
-def test_module_has_no_state_of_its_own():
-    """Two updates from one `make_update` on two states do not touch each other."""
-    args = small()
-    update, states = make_update(args), [tree_map(lambda leaf: leaf[None], init(args, 1, OBS, ACT)) for _ in range(2)]
-    batch = next(batches(args, [1], 1, replay=False))
-    update(states[0], batch)
-    assert largest_difference(states[1], tree_map(lambda leaf: leaf[None], init(args, 1, OBS, ACT))) == 0
-    assert ipl_iql.ALGORITHM == "ipl_iql"
+def test_cosine_ends_at_zero_and_only_for_the_actor(double):
+    args = small(iql, total_steps=20)
+    rates = [batch["actor_lr"].item() for batch in batches(iql, args, [1], 20, replay=True)]
+    assert rates[0] == args.lr and rates[10] == pytest.approx(args.lr / 2) and 0 < rates[19] < 0.01 * args.lr
+
+
+def test_reward_model_stops_learning_after_its_steps():
+    args = small(mr_iql, reward_steps=5)
+    early, late = (final_state(mr_iql, args, [1], steps)["reward"] for steps in (5, 9))
+    assert largest_difference(early, late) == 0
+    assert largest_difference(early, final_state(mr_iql, args, [1], 4)["reward"]) > 0
+
+
+def test_oracle_refuses_pairs_without_rewards():
+    args = small(iql)
+    batch = {"obs": torch.zeros(1, 4, OBS), "action": torch.zeros(1, 4, ACT), "next_obs": torch.zeros(1, 4, OBS)}
+    with pytest.raises(InputError, match="rewards"):
+        iql.make_batch(args, [1], 0, batch, None)
+
+
+# ---------------------------------------------------------------- one house style
+MAY_DIFFER = {
+    "Args": "each method's own hyper-parameters",
+    "init": "each method's own networks",
+    "draw_noise": "ipl_awac samples actions",
+    "make_batch": "the IPL scripts join segments and replay, the others choose one of them",
+    "make_update": "the method",
+}
+
+
+def test_same_names_mean_the_same_code():
+    seen: dict[str, tuple[str, str]] = {}
+    for script in SCRIPTS:
+        for node in ast.parse(Path(script.__file__).read_text()).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name not in MAY_DIFFER:
+                first, code = seen.setdefault(node.name, (script.ALGORITHM, ast.unparse(node)))
+                assert ast.unparse(node) == code, f"{node.name} differs between {first} and {script.ALGORITHM}"
+    assert {"mlp", "adam_", "descend", "train", "train_seeds"} <= seen.keys()
+
+
+def test_shared_arguments_have_the_same_words():
+    words: dict[str, str] = {}
+    for script in SCRIPTS:
+        body = next(
+            n for n in ast.parse(Path(script.__file__).read_text()).body if getattr(n, "name", "") == "Args"
+        ).body
+        for field, help_text in zip(body[1::2], body[2::2], strict=True):
+            name = field.target.id
+            if name not in ("use_replay",):  # joins the segments in one family of methods, replaces them in the other
+                assert words.setdefault(name, help_text.value.value) == help_text.value.value, name
