@@ -211,9 +211,7 @@ def make_batch(args: Args, seeds: list[int], step: int, pairs: Params, replay: P
     """What `update` takes: transitions of the offline dataset or, without one, of the segments."""
     rows = pairs if replay is None else replay
     if "reward" not in rows:
-        raise InputError(
-            "iql learns from rewards and these preference pairs hold none; use the other methods, or --use-replay"
-        )
+        raise InputError(f"{ALGORITHM} needs rewards and these preference pairs hold none; try --use-replay")
     batch = {name: rows[name] for name in ("obs", "action", "next_obs", "reward")}
     batch["discount"] = torch.full_like(rows["obs"][..., 0], args.gamma)  # segments hold no terminal states
     if replay is not None:

@@ -31,7 +31,7 @@ class PreferenceBuffer:
         start: (P, 2) row of the first step of both segments.
         label: (P,) 1: the second is preferred, 0: the first, 0.5: a tie.
         length: steps of a segment, the last one's action included.
-        reward: (T,) of the environment, where the data hold it (only oracle methods read it).
+        reward: (T,) of the environment where the data hold it, or (S, T), one reward model's a seed.
     """
 
     def __init__(self, obs, action, start, label, length: int, reward=None, device: str | torch.device = "cpu"):
@@ -57,7 +57,7 @@ class PreferenceBuffer:
         Yields:
             obs, next_obs (S, 2BL, O), action (S, 2BL, A): the first segments of all pairs, then the second ones, each
             window's L transitions in order; last_obs, last_action: (S, 2B, .) the window's last row, whose action leads
-            to no known state; label (S, B); rows (S, 2BL) of the stored data; reward (S, 2BL), where the data hold it.
+            to no known state; label (S, B); reward (S, 2BL), where the data hold it.
 
         Raises:
             InputError: fewer than B pairs, or a window longer than the segments.
@@ -82,9 +82,8 @@ class PreferenceBuffer:
                 batch = {
                     "obs": self.obs[flat], "action": self.action[flat], "next_obs": self.obs[flat + 1],
                     "last_obs": self.obs[last], "last_action": self.action[last], "label": self.label[pair[:, i]],
-                    "rows": flat,
                 }  # fmt: skip
-                yield batch if self.reward is None else batch | {"reward": self.reward[flat]}
+                yield batch if self.reward is None else batch | {"reward": pick(self.reward, flat)}
             epoch, skip = epoch + 1, 0
 
 
@@ -110,7 +109,7 @@ class ReplayBuffer:
         """Batches of `size` = R transitions from update `step` on, uniform with replacement, without end.
 
         Yields:
-            obs, next_obs (S, R, O), action (S, R, A), reward, terminal and rows of the stored data (S, R).
+            obs, next_obs (S, R, O), action (S, R, A), reward, terminal (S, R).
         """
         chunk, skip = divmod(step, REPLAY_CHUNK)
         while True:
@@ -123,9 +122,14 @@ class ReplayBuffer:
                 r = rows[:, i]
                 yield {
                     "obs": self.obs[r], "action": self.action[r], "next_obs": self.next_obs[r],
-                    "reward": self.reward[r], "terminal": self.terminal[r], "rows": r,
+                    "reward": pick(self.reward, r), "terminal": self.terminal[r],
                 }  # fmt: skip
             chunk, skip = chunk + 1, 0
+
+
+def pick(reward: Tensor, rows: Tensor) -> Tensor:  # (T,) or (S, T), (S, N) -> (S, N)
+    """The rewards of `rows`."""
+    return reward[rows] if reward.dim() == 1 else reward.gather(1, rows)
 
 
 def load(args, workers: Workers, device: torch.device) -> tuple[PreferenceBuffer, ReplayBuffer | None, dict[str, str]]:

@@ -82,12 +82,13 @@ def peek_env(default: str, argv: list[str] | None = None) -> str:
 # what an argument must be; the same names mean the same in every script
 LIMITS = (
     ("at least 1", lambda x: x >= 1, "num_seeds total_steps eval_every eval_episodes log_every preference_batch_size "
-                                     "replay_batch_size num_critics"),
-    ("at least 0", lambda x: x >= 0, "seed threads num_preferences reward_steps"),
+                                     "replay_batch_size num_critics reward_epochs reward_batch_size reward_layers "
+                                     "reward_heads reward_width"),
+    ("at least 0", lambda x: x >= 0, "seed threads num_preferences reward_steps reward_patience"),
     ("at least 2", lambda x: x >= 2, "segment_length"),
     ("positive and finite", lambda x: 0 < x < float("inf"), "lr beta alpha clip_score clip_exponent"),
     ("at least 0 and finite", lambda x: 0 <= x < float("inf"), "chi2_coeff"),
-    ("in [0, 1)", lambda x: 0 <= x < 1, "gamma dropout"),
+    ("in [0, 1)", lambda x: 0 <= x < 1, "gamma dropout reward_dropout"),
     ("in (0, 1]", lambda x: 0 < x <= 1, "tau"),
     ("in [0, 1]", lambda x: 0 <= x <= 1, "replay_weight"),
     ("between 0 and 1", lambda x: 0 < x < 1, "expectile"),
@@ -197,10 +198,12 @@ class Run:
                     shutil.rmtree(item) if item.is_dir() else item.unlink()
         self.config = self._read_config()
         self._compare(self.args, self.config.get("args", {}), self.config.get("algorithm", algorithm))
-        self.checkpoint = self._read_checkpoint()
+        path = self.folder / "checkpoint.pt"
+        self.checkpoint = read_saved(path, ("step", "state", "time")) if path.exists() else None
         self.step = self.checkpoint["step"] if self.checkpoint else 0
         self.finished = (self.folder / "final.pt").exists() and self.step >= args.total_steps
         self.time = dict(self.checkpoint["time"]) if self.checkpoint else {"data": 0.0, "train": 0.0, "eval": 0.0}
+        self.rows: dict[str, list[dict[str, str]]] = {}
         self.board, self.wandb = None, None
 
     def _lock(self) -> None:
@@ -234,21 +237,6 @@ class Run:
             raise InputError(f"{self.folder}: was started with other arguments ({', '.join(changed)}); give the same, "
                              "choose another --run-dir, or start anew with --overwrite")  # fmt: skip
 
-    def _read_checkpoint(self) -> dict | None:
-        path = self.folder / "checkpoint.pt"
-        if not path.exists():
-            return None
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            schema, _ = checkpoint["schema"], (checkpoint["step"], checkpoint["state"], checkpoint["time"])
-        except Exception as error:  # torch raises many kinds for a damaged file, with advice to load it unsafely
-            reason = type(error).__name__
-            raise InputError(f"{path}: damaged ({reason}); delete it or start anew with --overwrite") from None
-        if schema != SCHEMA:
-            raise InputError(f"{path}: has schema {schema}, this code writes {SCHEMA}; start anew with --overwrite")
-        return checkpoint
-
     def open(self, data: dict[str, str], device: torch.device, track: bool) -> None:
         """Write config.json, drop rows that are newer than the checkpoint, open the logs.
 
@@ -264,7 +252,8 @@ class Run:
                   "dataset_fingerprint": data}  # fmt: skip
         with atomic(self.folder / "config.json") as partial:
             partial.write_text(json.dumps(config, indent=2, default=str) + "\n")
-        self.rows = {name: self._trim(name) for name in ("train", "eval", "time")}
+        for name in ("train", "eval", "time"):
+            self.open_table(name, self.step if self.checkpoint else -1)
         from torch.utils.tensorboard import SummaryWriter
 
         self.board = SummaryWriter(str(self.folder), purge_step=self.step + 1 if self.checkpoint else None)
@@ -275,24 +264,22 @@ class Run:
             project, entity = self.args["wandb_project"], self.args["wandb_entity"] or None
             self.wandb = wandb.init(project=project, entity=entity, name=name, dir=str(self.folder), config=config,
                                     reinit="create_new")  # fmt: skip
+            self.wandb.define_metric("*", step_metric="step")
 
-    def _trim(self, name: str) -> list[dict[str, str]]:
-        # Rows are kept up to the checkpoint; what was logged after it will be computed, and logged, again.
-        path = self.folder / f"{name}.csv"
-        if not path.exists():
-            return []
-        with open(path, newline="") as file:
-            text = file.read()
-        complete = text[: text.rfind("\n") + 1]  # a kill may have cut the last row
-        rows = [
-            row for row in csv.DictReader(io.StringIO(complete)) if self.checkpoint and int(row["step"]) <= self.step
-        ]
-        with atomic(path) as partial, open(partial, "w", newline="") as file:
-            if rows:
-                writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
-        return rows
+    def open_table(self, name: str, step: int) -> None:
+        """Go on with NAME.csv after its row of `step`: what was logged later will be computed, and logged, again."""
+        path, rows = self.folder / f"{name}.csv", []
+        if path.exists():
+            with open(path, newline="") as file:
+                text = file.read()
+            complete = text[: text.rfind("\n") + 1]  # a kill may have cut the last row
+            rows = [row for row in csv.DictReader(io.StringIO(complete)) if int(row["step"]) <= step]
+            with atomic(path) as partial, open(partial, "w", newline="") as file:
+                if rows:
+                    writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+                    writer.writeheader()
+                    writer.writerows(rows)
+        self.rows[name] = rows
 
     def log(self, name: str, step: int, row: dict[str, float | None]) -> None:
         """Append a row to NAME.csv and send it to TensorBoard and wandb. None: an empty cell."""
@@ -311,7 +298,7 @@ class Run:
         for tag, value in tags.items():
             self.board.add_scalar(tag, value, step)
         if self.wandb:
-            self.wandb.log(tags, step=step)
+            self.wandb.log(tags | {"step": step})
 
     def evaluated(self, step: int) -> bool:
         """Whether the evaluation of this step is in eval.csv."""
@@ -370,6 +357,24 @@ def score(row: dict) -> tuple[float, float]:
     """What makes an evaluation better: D4RL score, else success; then the return."""
     main = row["score"] if row["score"] not in (None, "") else row["success"]
     return (float(main) if main not in (None, "") else 0.0, float(row["return_mean"]))
+
+
+def read_saved(path: Path, names: tuple[str, ...]) -> dict:
+    """What `save` wrote, on the CPU; no code in the file is run.
+
+    Raises:
+        InputError: the file is damaged, lacks one of `names`, or has another schema.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+        schema, _ = saved["schema"], [saved[name] for name in names]
+    except Exception as error:  # torch raises many kinds for a damaged file, with advice to load it unsafely
+        reason = type(error).__name__
+        raise InputError(f"{path}: damaged ({reason}); delete it or start anew with --overwrite") from None
+    if schema != SCHEMA:
+        raise InputError(f"{path}: has schema {schema}, this code writes {SCHEMA}; start anew with --overwrite")
+    return saved
 
 
 def save(path: Path, content: dict) -> None:

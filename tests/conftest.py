@@ -26,6 +26,10 @@ SMALL = (
 ).split()
 
 
+# the reward model of pt_iql, as small
+SMALL_OF = {"pt_iql": "--reward-epochs 10 --reward-width 16 --reward-batch-size 16".split()}
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
     """A data folder whose default dataset holds one episode of each kind, so that no test builds the full one."""

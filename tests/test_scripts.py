@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import REPOSITORY, SMALL, command, environment
+from tests.conftest import REPOSITORY, SMALL, SMALL_OF, command, environment
 
 FILES = {"config.json", "train.csv", "eval.csv", "time.csv", "checkpoint.pt", "best.pt", "final.pt"}
 
@@ -182,28 +182,32 @@ def test_damaged_checkpoints_and_folders_in_use_are_refused(run, data_dir, tmp_p
 OTHERS = [name for name in sorted(path.stem for path in (REPOSITORY / "algorithms").glob("*.py")) if name != "ipl_iql"]
 
 
-@pytest.mark.parametrize("script", OTHERS)
-def test_every_script_trains_and_goes_on_after_kill_9(run, data_dir, tmp_path, script):
-    """Killed once in training; then the same rows and bytes as a run that was not."""
-    whole = run(script, *SMALL, "--run-dir", tmp_path / "whole")
+@pytest.mark.parametrize(("script", "table"), [(script, "train.csv") for script in OTHERS] + [("pt_iql", "reward.csv")])
+def test_every_script_goes_on_after_kill_9(run, data_dir, tmp_path, script, table):
+    """Killed once, when `table` has its first rows; then the same rows and bytes as a run that was not."""
+    arguments = [*SMALL, *SMALL_OF.get(script, [])]
+    whole = run(script, *arguments, "--run-dir", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     folder = tmp_path / "runs/drawer-open-v2" / script / "seed-1"
 
     def ready(_seed) -> bool:
-        return (folder / "train.csv").exists() and (folder / "train.csv").stat().st_size > 0
+        return (folder / table).exists() and (folder / table).stat().st_size > 0
 
-    process = start_until(data_dir, tmp_path, ready, *SMALL, script=script)
+    process = start_until(data_dir, tmp_path, ready, *arguments, script=script)
     process.kill()
     process.wait()
     assert not (folder / "final.pt").exists()
-    again = run(script, *SMALL)
+    again = run(script, *arguments)
     assert again.returncode == 0, again.stderr
     assert_same_run(folder, tmp_path / "whole/seed-1")
+    if script == "pt_iql":
+        assert (folder / "reward.csv").read_bytes() == (tmp_path / "whole/seed-1/reward.csv").read_bytes()
 
 
 @pytest.mark.parametrize("script", OTHERS)
 def test_every_script_trains_on_the_offline_dataset(run, script):
-    done = run(script, *SMALL, "--use-replay", "--dropout", 0.1, "--num-seeds", 2)
+    arguments = [*SMALL, *SMALL_OF.get(script, [])]
+    done = run(script, *arguments, "--use-replay", "--dropout", 0.1, "--num-seeds", 2)
     assert done.returncode == 0, done.stderr
 
 

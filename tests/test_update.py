@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from algorithms import ipl_awac, ipl_iql, ipl_xql, iql, mr_iql
+from algorithms import ipl_awac, ipl_iql, ipl_xql, iql, mr_iql, pt_iql
 from algorithms.ipl_iql import expectile_loss, implied_reward, log_prob, preference_loss
 from algorithms.ipl_xql import gumbel_loss
 from common.envs import InputError
@@ -27,8 +27,7 @@ OBS, ACT = 5, 3
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_parity_with_the_original(path):
     result = parity.compare(path)
-    assert result["max_param_diff"] <= 1e-9
-    assert result["max_loss_diff"] <= 1e-9
+    assert max(result["max_param_diff"], result["max_loss_diff"]) <= parity.tolerance(result["algo"])
 
 
 def test_parity_command():
@@ -102,7 +101,7 @@ def test_gumbel_regression_of_large_temperature_is_the_mean_and_of_small_the_max
 
 
 # ---------------------------------------------------------------- seeds, compilation
-SCRIPTS = (ipl_iql, ipl_awac, ipl_xql, mr_iql, iql)
+SCRIPTS = (ipl_iql, ipl_awac, ipl_xql, mr_iql, pt_iql, iql)
 
 
 def small(script=ipl_iql, **changes):
@@ -215,6 +214,7 @@ MAY_DIFFER = {
     "draw_noise": "ipl_awac samples actions",
     "make_batch": "the IPL scripts join segments and replay, the others choose one of them",
     "make_update": "the method",
+    "train": "pt_iql trains its reward model first",
 }
 
 
@@ -225,7 +225,7 @@ def test_same_names_mean_the_same_code():
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name not in MAY_DIFFER:
                 first, code = seen.setdefault(node.name, (script.ALGORITHM, ast.unparse(node)))
                 assert ast.unparse(node) == code, f"{node.name} differs between {first} and {script.ALGORITHM}"
-    assert {"mlp", "adam_", "descend", "train", "train_seeds"} <= seen.keys()
+    assert {"mlp", "adam_", "descend", "train_seeds"} <= seen.keys()
 
 
 def test_shared_arguments_have_the_same_words():
