@@ -13,6 +13,7 @@ import fcntl
 import io
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -249,7 +250,8 @@ class Run:
                              "or start anew with --overwrite")  # fmt: skip
         config = {"algorithm": self.algorithm, "args": self.args, **git_state(), "versions": versions(),
                   "device": describe(device), "threads": torch.get_num_threads(),
-                  "dataset_fingerprint": data}  # fmt: skip
+                  "dataset_fingerprint": data,
+                  "wandb_id": self.config.get("wandb_id") or secrets.token_hex(4)}  # fmt: skip
         with atomic(self.folder / "config.json") as partial:
             partial.write_text(json.dumps(config, indent=2, default=str) + "\n")
         for name in ("train", "eval", "time"):
@@ -263,7 +265,7 @@ class Run:
             name = f"{self.algorithm}_{self.args['env']}_seed-{self.seed}"
             project, entity = self.args["wandb_project"], self.args["wandb_entity"] or None
             self.wandb = wandb.init(project=project, entity=entity, name=name, dir=str(self.folder), config=config,
-                                    reinit="create_new")  # fmt: skip
+                                    id=config["wandb_id"], resume="allow", reinit="create_new")  # fmt: skip
             self.wandb.define_metric("*", step_metric="step")
 
     def open_table(self, name: str, step: int) -> None:

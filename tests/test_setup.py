@@ -1,0 +1,61 @@
+"""setup_shell.sh, on a small repository of its own: it installs once, says what is wrong, and shares."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+SOURCE = ["bash", "-c", ". ./setup_shell.sh && python -c 'import termcolor, sys; print(sys.prefix)'"]
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    """setup_shell.sh beside two small requirements."""
+    folder = tmp_path / "a repository"
+    folder.mkdir()
+    shutil.copy(REPOSITORY / "setup_shell.sh", folder)
+    (folder / "requirements.txt").write_text("termcolor==3.3.0\n#no-deps: filelock==4.2.11\n")
+    (folder / "pyproject.toml").write_text('[project]\nname = "x"\nversion = "0"\n[tool.setuptools]\npackages = []\n')
+    return folder
+
+
+def options(folder: Path, **env: str) -> dict:
+    keep = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "MUJOCO_GL")}
+    return {"cwd": folder, "env": {**keep, **env}, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+
+def test_two_at_once_install_once_and_a_third_only_activates(repository):
+    both = [subprocess.Popen(SOURCE, **options(repository)) for _ in range(2)]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted(err.count("installing requirements.txt") for _, err in said) == [0, 1]
+    assert {out.strip() for out, _ in said} == {str(repository / ".venv")}
+    third = subprocess.run(SOURCE, **options(repository))
+    assert third.returncode == 0 and third.stderr.count("\n") == 1 and "activated .venv" in third.stderr
+    assert "MUJOCO_GL=" in third.stderr
+
+
+def test_failed_install_is_named_and_tried_again(repository):
+    good = (repository / "requirements.txt").read_text()
+    (repository / "requirements.txt").write_text("termcolor==0.0.0.0\n")
+    failed = subprocess.run(SOURCE, **options(repository))
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1] == "setup_shell: pip install -r requirements.txt failed, see .setup.log"
+    (repository / "requirements.txt").write_text(good)
+    assert subprocess.run(SOURCE, **options(repository)).returncode == 0
+
+
+@pytest.mark.parametrize(("version", "said"), [("3.8", "Python 3.8 is too old"), ("", "no working")])
+def test_wrong_python_is_one_line(repository, version, said):
+    fake = repository / "python"
+    answer = f"case $2 in *print*) echo {version};; *) exit 1;; esac" if version else "exit 1"
+    fake.write_text(f"#!/bin/bash\n{answer}\n")
+    fake.chmod(0o755)
+    wrong = subprocess.run(SOURCE, **options(repository, PYTHON=str(fake)))
+    assert wrong.returncode == 1 and said in wrong.stderr and wrong.stderr.count("\n") == 1
