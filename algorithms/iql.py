@@ -18,7 +18,6 @@ Differences from the original code (github.com/jhejna/inverse-preference-learnin
     [D1] each pair draws its own window start, from all offsets; the original draws one for the whole batch and never
          the last offset.
     [D2] an epoch's last, partial batch of pairs is dropped, so that every batch has the same shape.
-    [D4] ties in generated data are labelled 0.5; the original's count as "first preferred".
     [D5] pairs come from a fixed order of one generated dataset (see common/datasets.py), not from the released files.
 """
 
@@ -310,7 +309,7 @@ def train(args: Args) -> dict:
                 if args.capture_video:
                     require_rendering(workers, args.env)
                 began = time.perf_counter()
-                pairs, replay, prints = load(args, workers, device)  # [D4] [D5]
+                pairs, replay, prints = load(args, workers, device)  # [D5]
                 for run in todo:
                     run.time["data"] += time.perf_counter() - began
                     run.open(prints, device, args.track)

@@ -28,6 +28,9 @@ Differences from the authors' code (github.com/csmile-1006/PreferenceTransformer
     [D10] 100 epochs at most, where the authors have 10,000 of 1 to 4 steps: theirs have 100 to 1,000 pairs.
     [D11] phase 2 has the networks and the update order of the original IPL's IQL, as iql.py and mr_iql.py.
     [D12] every layer starts from a normal distribution of standard deviation 0.02, as in GPT-2.
+    [D13] any better held-out loss counts, and four checks without one end phase 1; the authors train to the end.
+    [D14] without --use-replay the trajectories are the segments: windows begin at their first step, and their returns
+         scale the rewards.
 """
 
 from __future__ import annotations
@@ -140,11 +143,11 @@ class Args:
     """attention heads of a block"""
     reward_dropout: float = 0.1
     """dropout of embeddings, attention and residual branches"""
-    reward_epochs: int = 100
+    reward_epochs: int = 100  # [D10]
     """passes over the pairs, at the most"""
     reward_batch_size: int = 256
     """pairs a step of the reward model"""
-    reward_patience: int = 4
+    reward_patience: int = 4  # [D13]
     """end phase 1 after so many checks (one in five epochs) without a better held-out loss; 0: never"""
     actor_cosine: bool = True
     """let the actor's learning rate fall to zero along a cosine"""
@@ -347,7 +350,7 @@ def descend(loss_fn, state: dict, name: str, batch: Params, lr: float | Tensor) 
 def make_update(args: Args):
     """The update as one function of state and batch: no other input, no random numbers, no transfer to the host."""
 
-    @torch.no_grad()
+    @torch.no_grad()  # [D11]
     def update(state: dict, batch: Params) -> Params:
         """One update in place. Returns metrics, (S,) each. The order is part of the algorithm."""
         obs, action, weight, discount = batch["obs"], batch["action"], batch["weight"], batch["discount"]
@@ -394,7 +397,7 @@ def make_update(args: Args):
 # ---------------------------------------------------------------- phase 1: the reward model
 def make_reward_model(args: Args, seed: int, obs_dim: int, act_dim: int) -> PreferenceTransformer:
     """The untrained reward model of a seed."""
-    torch.manual_seed(seed_of(NOISE, seed))
+    torch.manual_seed(seed_of(NOISE, seed, 0))
     return PreferenceTransformer(obs_dim, act_dim, args.reward_width, args.reward_layers, args.reward_heads,
                                  args.reward_dropout, args.weighted_sum)  # fmt: skip
 
@@ -411,6 +414,8 @@ def train_reward(args: Args, run: Run, segments: Params, stop: Signals) -> Prefe
         segments: obs (P, 2, T, O), action (P, 2, T, A), label (P,).
     """
     obs, action, label = segments["obs"], segments["action"], segments["label"]
+    if obs.shape[2] > 1000:
+        raise InputError(f"segments of {obs.shape[2]} steps: the Preference Transformer takes at most 1000")
     model = make_reward_model(args, run.seed, obs.shape[-1], action.shape[-1]).to(obs.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4)
     path, count = run.folder / "reward.pt", min(len(label) - 1, max(1, len(label) * 9 // 10))  # [D8]
@@ -433,8 +438,9 @@ def train_reward(args: Args, run: Run, segments: Params, stop: Signals) -> Prefe
 
     bar = tqdm(total=args.reward_epochs, initial=progress["epoch"], desc=f"reward model, seed {run.seed}", unit="epoch",
                disable=None)  # fmt: skip
+    saved_at = time.perf_counter()
     while progress["epoch"] < args.reward_epochs and not progress["done"]:
-        torch.manual_seed(seed_of(NOISE, run.seed, progress["epoch"]))  # of the order and of the dropout
+        torch.manual_seed(seed_of(NOISE, run.seed, progress["epoch"] + 1))  # of the order and of the dropout
         model.train()
         order = torch.randperm(count, device=obs.device).split(args.reward_batch_size)
         for i, index in enumerate(order):
@@ -449,28 +455,29 @@ def train_reward(args: Args, run: Run, segments: Params, stop: Signals) -> Prefe
             optimizer.step()
         progress["epoch"] += 1
         bar.update()
-        if progress["epoch"] % 5 and progress["epoch"] < args.reward_epochs:
-            continue
-        model.eval()
-        with torch.no_grad():
-            held_loss, held_right = (x.item() for x in loss_of(torch.arange(count, len(label), device=obs.device)))
-        row = {"reward/loss": loss.item(), "reward/held_out_loss": held_loss, "reward/held_out_accuracy": held_right}
-        run.log("reward", progress["epoch"], row)
-        bar.set_postfix(loss=f"{loss.item():.3f}", held_out=f"{held_loss:.3f}", accuracy=f"{held_right:.2f}")
-        if held_loss < progress["best"]:
-            progress |= {"best": held_loss, "waited": 0, "model": {k: p.clone() for k, p in model.state_dict().items()}}
-        else:
-            progress["waited"] += 1
-        progress["done"] = 0 < args.reward_patience <= progress["waited"]
-        last = {"last_model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        save(path, {"schema": SCHEMA, **progress, **last})
+        check = progress["epoch"] % 5 == 0 or progress["epoch"] == args.reward_epochs
+        if check:
+            model.eval()
+            with torch.no_grad():
+                held_loss, held_right = (x.item() for x in loss_of(torch.arange(count, len(label), device=obs.device)))
+            row = {"loss": loss.item(), "held_out_loss": held_loss, "held_out_accuracy": held_right}
+            run.log("reward", progress["epoch"], {f"reward/{name}": number for name, number in row.items()})
+            bar.set_postfix(loss=f"{loss.item():.3f}", held_out=f"{held_loss:.3f}", accuracy=f"{held_right:.2f}")
+            better = {"best": held_loss, "waited": 0, "model": {k: p.clone() for k, p in model.state_dict().items()}}
+            progress |= better if held_loss < progress["best"] else {"waited": progress["waited"] + 1}
+            progress["done"] = 0 < args.reward_patience <= progress["waited"]
+        if check or time.perf_counter() - saved_at > 10:
+            last = {"last_model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            save(path, {"schema": SCHEMA, **progress, **last})
+            saved_at = time.perf_counter()
     bar.close()
     model.load_state_dict(progress["model"])
     return model.eval()
 
 
 @torch.no_grad()
-def label_transitions(model: PreferenceTransformer, obs: Tensor, action: Tensor, first: Tensor, window: int) -> Tensor:
+def label_transitions(model: PreferenceTransformer, obs: Tensor, action: Tensor, first: Tensor, window: int,
+                      stop: Signals | bool = False) -> Tensor:  # fmt: skip
     """The model's reward of every row, from the window of past steps of its trajectory that ends at it.
 
     Args:
@@ -482,6 +489,8 @@ def label_transitions(model: PreferenceTransformer, obs: Tensor, action: Tensor,
     """
     past, rewards = torch.arange(1 - window, 1, device=obs.device), []
     for rows in torch.arange(len(obs), device=obs.device).split(512):
+        if stop:
+            raise Interrupted
         index = rows.unsqueeze(1) + past
         mask = (index >= first[rows].unsqueeze(1)).to(obs.dtype)  # (B, T)
         past_obs, past_action = (x[index.clamp(min=0)] * mask.unsqueeze(-1) for x in (obs, action))
@@ -496,7 +505,7 @@ def relabel(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: Replay
     """Phase 1 for every seed; the buffers with their models' rewards."""
     along = pairs.start.unsqueeze(-1) + torch.arange(pairs.length, device=pairs.device)  # (P, 2, T)
     segments = {"obs": pairs.obs[along], "action": pairs.action[along], "label": pairs.label}
-    # Segments may overlap in the stored rows, but a step's reward depends on its segment: one row each.
+    # Segments may overlap in the stored rows, but a step's reward depends on its segment: one row each. [D14]
     obs, action = segments["obs"].flatten(0, 2), segments["action"].flatten(0, 2)
     row = torch.arange(len(obs), device=pairs.device)
     first = row - row % pairs.length
@@ -509,7 +518,7 @@ def relabel(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: Replay
     for run in runs:
         began = time.perf_counter()
         model = train_reward(args, run, segments, stop)
-        rewards.append(label_transitions(model, obs, action, first, pairs.length))
+        rewards.append(label_transitions(model, obs, action, first, pairs.length, stop))
         run.time["train"] += time.perf_counter() - began
     if replay is not None:
         replay.reward = torch.stack(rewards)

@@ -45,6 +45,13 @@ class PreferenceBuffer:
     def __len__(self) -> int:
         return len(self.label)
 
+    def check(self, pairs: int, window: int) -> None:
+        """Raises InputError where there are fewer than `pairs` pairs, or a window is longer than the segments."""
+        if not 1 <= pairs <= len(self):
+            raise InputError(f"--preference-batch-size {pairs}: there are {len(self)} pairs; choose at most as many")
+        if not 2 <= window <= self.length:
+            raise InputError(f"--segment-length {window}: segments have {self.length} steps; choose 2 to {self.length}")
+
     def batches(self, seeds: list[int], step: int, pairs: int, window: int) -> Iterator[dict[str, Tensor]]:
         """Batches from update `step` on, without end.
 
@@ -58,14 +65,8 @@ class PreferenceBuffer:
             obs, next_obs (S, 2BL, O), action (S, 2BL, A): the first segments of all pairs, then the second ones, each
             window's L transitions in order; last_obs, last_action: (S, 2B, .) the window's last row, whose action leads
             to no known state; label (S, B); reward (S, 2BL), where the data hold it.
-
-        Raises:
-            InputError: fewer than B pairs, or a window longer than the segments.
         """
-        if not 1 <= pairs <= len(self):
-            raise InputError(f"--preference-batch-size {pairs}: there are {len(self)} pairs; choose at most as many")
-        if not 2 <= window <= self.length:
-            raise InputError(f"--segment-length {window}: segments have {self.length} steps; choose 2 to {self.length}")
+        self.check(pairs, window)
         per_epoch = len(self) // pairs
         epoch, skip = divmod(step, per_epoch)
         along = torch.arange(window, device=self.device)
@@ -147,11 +148,10 @@ def load(args, workers: Workers, device: torch.device) -> tuple[PreferenceBuffer
     if count > len(p.label):
         raise InputError(f"--num-preferences {count}: {source} holds {len(p.label)} pairs; choose at most as many")
     pairs = PreferenceBuffer(p.obs, p.action, p.start[:count], p.label[:count], p.length, p.reward, device)
+    pairs.check(args.preference_batch_size, args.segment_length)
     prints, replay = {"preferences": fingerprint(source)}, None
     if args.use_replay:
         t = read_transitions(dataset, args.env)
-        if t.obs.shape[1] != p.obs.shape[1] or t.action.shape[1] != p.action.shape[1]:
-            raise InputError(f"{source}: its observations or actions have other sizes than those of {dataset}")
         replay = ReplayBuffer(t.obs, t.action, t.reward, t.next_obs, t.terminal, device)
         prints["dataset"] = fingerprint(dataset)
     return pairs, replay, prints

@@ -20,6 +20,8 @@ import os
 import sys
 import time
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from common.envs import InputError, Interrupted, Workers, available_cpus, make, reset_env, resolve, seed_of
+from common.envs import SIZES, InputError, Interrupted, Workers, available_cpus, make, reset_env, resolve, seed_of
 
 KINDS = ("expert", "within", "random", "cross")
 ACTION_LIMIT = 1 - 1e-5  # actions are clipped to +-ACTION_LIMIT, as in the original
@@ -137,7 +139,7 @@ def draw_pairs(length: np.ndarray, row: np.ndarray, reward: np.ndarray, pairs: i
     """
     windows = np.maximum(length - SEGMENT + 1, 0)
     ends = np.cumsum(windows)
-    draw = np.random.default_rng([seed, 0, 0]).integers(0, ends[-1], (pairs, 2))
+    draw = np.random.default_rng([seed, len(length) + 1]).integers(0, ends[-1], (pairs, 2))
     episode = np.searchsorted(ends, draw, side="right")
     start = row[episode] + draw - (ends - windows)[episode]
     returns = (reward[start[..., None] + np.arange(SEGMENT)].astype(np.float64) * GAMMA ** np.arange(SEGMENT)).sum(-1)
@@ -212,14 +214,17 @@ def ensure(env: str, data_dir: Path, workers: Workers, episodes=100, noise=1.0, 
     """The path of a MetaWorld dataset, built now if it is not there; two processes at once build it once."""
     _, env = resolve(env)
     path = data_dir / "metaworld" / f"{env}_episodes-{episodes}_noise-{noise:g}_pairs-{pairs}_seed-{seed}.hdf5"
-    if not path.exists():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--data-dir {data_dir}: {error.strerror}; choose a folder you can write to") from None
+    if path.exists():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with only_one(path, workers.stop):
+            for partial in path.parent.glob(f".{path.name}.*.partial"):
+                partial.unlink()  # left by a kill in the middle of a write
             if not path.exists():
                 build(path, env, episodes, noise, seed, pairs, workers)
+    except PermissionError as error:
+        raise InputError(f"--data-dir {data_dir}: {error.strerror}; choose a folder you can write to") from None
     return path
 
 
@@ -269,8 +274,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
             )
             arrays["protocol"] = json.loads(file.attrs.get("protocol", "{}"))
         return arrays
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); delete it and start again") from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: cannot be read ({reason}); delete it and start again") from error
 
 
 def require(path: Path, arrays: dict, names: tuple[str, ...]) -> None:
@@ -295,8 +301,9 @@ def read_rows(path: Path, env: str) -> dict[str, np.ndarray]:
         raise InputError(
             f"{path}: has schema {arrays['protocol']['schema']}, expected {SCHEMA}; delete it and start again"
         )
-    rows = len(check(path, "obs", arrays["obs"], (None, None)))
-    check(path, "action", arrays["action"], (rows, None), -1, 1)
+    obs_dim, act_dim = SIZES[resolve(env)[0]]
+    rows = len(check(path, "obs", arrays["obs"], (None, obs_dim)))
+    check(path, "action", arrays["action"], (rows, act_dim), -1, 1)
     check(path, "reward", arrays["reward"], (rows,))
     number = len(check(path, "episodes/row", arrays["episodes/row"], (None,), 0, rows - 1))
     check(path, "episodes/length", arrays["episodes/length"], (number,), 1, rows)
@@ -314,9 +321,10 @@ def read_preferences(path: Path, env: str) -> Preferences:
     if path.suffix == ".npz":
         arrays = read(path)
         require(path, arrays, ("obs_1", "obs_2", "action_1", "action_2", "label"))
-        pairs, length, obs_dim = check(path, "obs_1", arrays["obs_1"], (None, None, None)).shape
+        obs_dim, act_dim = SIZES[resolve(env)[0]]
+        pairs, length, _ = check(path, "obs_1", arrays["obs_1"], (None, None, obs_dim)).shape
         check(path, "obs_2", arrays["obs_2"], (pairs, length, obs_dim))
-        act_dim = check(path, "action_1", arrays["action_1"], (pairs, length, None)).shape[-1]
+        check(path, "action_1", arrays["action_1"], (pairs, length, act_dim))
         check(path, "action_2", arrays["action_2"], (pairs, length, act_dim))
         obs = np.stack([arrays["obs_1"], arrays["obs_2"]]).astype(np.float32).reshape(-1, obs_dim)
         action = np.stack([arrays["action_1"], arrays["action_2"]]).astype(np.float32).reshape(-1, act_dim)
@@ -374,8 +382,10 @@ def main(args: BuildArgs) -> Path:
         if not getattr(args, name) >= low:
             raise InputError(f"--{name} {getattr(args, name)}: must be at least {low}")
     workers = Workers(args.workers or available_cpus())
-    path = ensure(args.env, args.data_dir, workers, args.episodes, args.noise, args.seed, args.pairs)
-    workers.close()
+    try:
+        path = ensure(args.env, args.data_dir, workers, args.episodes, args.noise, args.seed, args.pairs)
+    finally:
+        workers.close()
     arrays = read_rows(path, resolve(args.env)[1])
     print(f"{path}\n{'kind':8} episodes  success  length   return")
     for k, kind in enumerate(KINDS):

@@ -27,6 +27,8 @@ METAWORLD_TASKS = (
     "reach reach-wall shelf-place soccer stick-pull stick-push sweep sweep-into window-close window-open"
 ).split()
 
+SIZES = {"metaworld": (39, 4)}
+"""suite: numbers of an observation and of an action"""
 RENDER_EVERY = 4
 """steps between two frames of a video: rendering without a GPU takes about 0.2 s a frame"""
 EPISODE_TIMEOUT = 600
@@ -89,7 +91,7 @@ def frame(sim) -> np.ndarray:  # -> (H,W,3) uint8
 
 def seed_of(*key: int) -> int:
     """One 32-bit seed from several numbers, without the collisions of adding them."""
-    return int(np.random.SeedSequence(key).generate_state(1)[0])
+    return int(np.random.SeedSequence((len(key), *key)).generate_state(1)[0])  # (1, 0) alone would equal (1,)
 
 
 # ---------------------------------------------------------------- episodes, inside a worker

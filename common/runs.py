@@ -37,7 +37,8 @@ INCIDENTAL = (
     "num_seeds", "data_dir", "run_dir", "overwrite", "track", "wandb_project", "wandb_entity", "capture_video",
     "device", "compile", "threads", "dataset", "preferences",
 )  # fmt: skip
-"""arguments that a resumed run may change: none of them changes what is computed (files are compared by content)"""
+"""arguments that a resumed run may change: none changes the method (device and threads change the last bits of numbers;
+files are compared by content)"""
 
 
 # ---------------------------------------------------------------- command line
@@ -106,6 +107,8 @@ def check_args(args) -> None:
                 value = getattr(args, name)
                 value = " ".join(map(str, value)) if isinstance(value, tuple) else value
                 raise InputError(f"--{name.replace('_', '-')} {value}: must be {what}")
+    if hasattr(args, "reward_heads") and args.reward_width % args.reward_heads:
+        raise InputError(f"--reward-width {args.reward_width}: not a multiple of --reward-heads, {args.reward_heads}")
 
 
 def setup_device(args) -> torch.device:
@@ -193,15 +196,19 @@ class Run:
             self._lock()
         except OSError as error:
             raise InputError(f"--run-dir {self.folder.parent}: {error.strerror} ({error.filename})") from None
-        if args.overwrite:
-            for item in self.folder.iterdir():
-                if item.name != ".lock":
-                    shutil.rmtree(item) if item.is_dir() else item.unlink()
-        self.config = self._read_config()
-        self._compare(self.args, self.config.get("args", {}), self.config.get("algorithm", algorithm))
-        path = self.folder / "checkpoint.pt"
-        self.checkpoint = read_saved(path, ("step", "state", "time")) if path.exists() else None
+        for partial in self.folder.glob(".*.partial"):
+            partial.unlink()  # left by a kill in the middle of a write
+        self.config, self.checkpoint, path = {}, None, self.folder / "checkpoint.pt"
+        if not args.overwrite:
+            self.config = self._read_config()
+            self.checkpoint = read_saved(path, ("step", "state", "time")) if path.exists() else None
         self.step = self.checkpoint["step"] if self.checkpoint else 0
+        # `open` empties the folder of a run that is to be overwritten or has not trained yet, once all input is checked
+        self.started = not args.overwrite and (self.step > 0 or (self.folder / "reward.pt").exists())
+        if self.started:
+            self._compare(self.args, self.config.get("args", {}), self.config.get("algorithm", algorithm))
+        else:
+            self.checkpoint = None
         self.finished = (self.folder / "final.pt").exists() and self.step >= args.total_steps
         self.time = dict(self.checkpoint["time"]) if self.checkpoint else {"data": 0.0, "train": 0.0, "eval": 0.0}
         self.rows: dict[str, list[dict[str, str]]] = {}
@@ -244,10 +251,14 @@ class Run:
         Args:
             data: fingerprints of the files trained on; refused if they are not those of the checkpoint.
         """
-        if self.checkpoint and self.config.get("dataset_fingerprint", data) != data:
+        if self.started and self.config.get("dataset_fingerprint", data) != data:
             before = self.config["dataset_fingerprint"]
             raise InputError(f"{self.folder}: was started on other data ({before} -> {data}); take another --run-dir, "
                              "or start anew with --overwrite")  # fmt: skip
+        if not self.started:
+            for item in self.folder.iterdir():
+                if item.name != ".lock":
+                    shutil.rmtree(item) if item.is_dir() else item.unlink()
         config = {"algorithm": self.algorithm, "args": self.args, **git_state(), "versions": versions(),
                   "device": describe(device), "threads": torch.get_num_threads(),
                   "dataset_fingerprint": data,

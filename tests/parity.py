@@ -11,6 +11,7 @@ import importlib
 import json
 import re
 import sys
+import zipfile
 from dataclasses import fields
 from pathlib import Path
 
@@ -48,8 +49,8 @@ def read_case(path: Path) -> tuple[dict, dict[str, Tensor]]:
             return meta, {
                 name: torch.as_tensor(file[name], dtype=torch.float64) for name in file.files if name != "meta"
             }
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"{path}: not a golden case ({str(error).splitlines()[0]})") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not a golden case ({type(error).__name__})") from None
 
 
 def make_args(script, meta: dict):
@@ -95,7 +96,12 @@ def compare_transformer(meta: dict, arrays: dict[str, Tensor]) -> dict[str, str 
     script = importlib.import_module("algorithms.pt_iql")
     sizes = [meta[name] for name in ("obs_dim", "act_dim", "embed_dim", "num_layers", "num_heads")]
     model = script.PreferenceTransformer(*sizes, 0.0, True, meta["preference_embed_dim"], meta["max_timestep"])
+    if meta["activation"] != "relu" or not meta["weighted_sum"]:
+        raise InputError("pt_iql is compared with ReLU and with the preference attention layer alone")
     model = model.double().eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = meta["layer_norm_eps"]
 
     def ours(name: str) -> str:
         name = name.replace("state/", "obs/").replace("/b", ".bias").replace("/w", ".weight")

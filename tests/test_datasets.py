@@ -185,6 +185,7 @@ def test_released_format(tmp_path):
         ({"label": np.zeros(5)}, "label"),
         ({"obs_1": np.full((6, 25, 39), np.nan)}, "NaN"),
         ({"action_2": np.zeros((6, 24, 4))}, "action_2"),
+        ({"obs_1": np.zeros((6, 25, 17)), "obs_2": np.zeros((6, 25, 17))}, "obs_1"),  # another environment's
         ({"label": np.array([{}] * 6)}, "cannot be read"),  # would have to be unpickled
     ],
 )
@@ -203,6 +204,9 @@ def test_wrong_datasets_are_refused_in_one_line(path, tmp_path):
 
     refused("no such file", tmp_path / "nowhere.hdf5")
     refused("built for drawer-open-v2", path, "button-press-v2")
+    cut = tmp_path / "cut.npz"
+    cut.write_bytes(npz(tmp_path)[0].read_bytes()[:-50])
+    refused("cannot be read", cut)
     cut = tmp_path / "cut.hdf5"
     cut.write_bytes(path.read_bytes()[:5000])
     refused("cannot be read", cut)

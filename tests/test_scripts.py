@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -92,6 +93,42 @@ def test_overwrite_starts_anew(run, tmp_path):
     folder = tmp_path / "runs/drawer-open-v2/ipl_iql/seed-1"
     assert [row["step"] for row in rows(folder / "eval.csv")] == ["0", "20", "40"]
     assert json.loads((folder / "config.json").read_text())["args"]["lr"] == 3e-4
+
+
+def test_overwrite_erases_nothing_where_the_input_is_wrong(run, reference, tmp_path):
+    base = tmp_path / "copy"
+    shutil.copytree(reference, base / "seed-1")
+    wrong = run("ipl_iql", *SMALL, "--run-dir", base, "--overwrite", "--num-preferences", 61)
+    assert wrong.returncode == 2
+    assert_same_run(base / "seed-1", reference)
+
+
+def test_corrected_command_starts(run):
+    """What was refused late, at the first batch, does not stand in the way of the right command."""
+    assert run("ipl_iql", *SMALL, "--segment-length", 26).returncode == 2
+    assert run("ipl_iql", *SMALL, "--total-steps", 5).returncode == 0
+
+
+@pytest.mark.parametrize("script", ["ipl_iql", "pt_iql"])
+def test_seeds_at_different_steps_go_on_together(run, data_dir, tmp_path, script):
+    """Seed 1 finished, seed 2 killed midway, seed 3 not begun: one command ends all, as single runs would have."""
+    arguments = [*SMALL, *SMALL_OF.get(script, [])]
+    assert run(script, *arguments).returncode == 0
+    folder = tmp_path / "runs/drawer-open-v2" / script
+
+    def ready(_seed) -> bool:
+        path = folder / "seed-2/train.csv"
+        return path.exists() and path.stat().st_size > 0
+
+    process = start_until(data_dir, tmp_path, ready, *arguments, "--seed", 2, script=script)
+    process.kill()
+    process.wait()
+    done = run(script, *arguments, "--num-seeds", 3)
+    assert done.returncode == 0, done.stderr
+    for seed in (2, 3):
+        alone = run(script, *arguments, "--seed", seed, "--run-dir", tmp_path / "alone")
+        assert alone.returncode == 0, alone.stderr
+        assert_same_run(folder / f"seed-{seed}", tmp_path / f"alone/seed-{seed}")
 
 
 def test_several_seeds_are_single_runs(run, reference, tmp_path):
@@ -248,6 +285,7 @@ def test_wandb_offline(run, tmp_path):
         (["--preferences", "nowhere.npz"], "nowhere.npz"),
         (["--dataset", "nowhere.hdf5"], "nowhere.hdf5"),
         (["--run-dir", "/proc/nowhere"], "--run-dir"),
+        (["--data-dir", "/proc/nowhere"], "--data-dir"),
     ],
     ids=lambda value: "_".join(map(str, value)) if isinstance(value, list) else None,
 )
