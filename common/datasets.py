@@ -218,6 +218,9 @@ def ensure(env: str, data_dir: Path, workers: Workers, episodes=100, noise=1.0, 
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--data-dir {data_dir}: {error.strerror}; choose a folder you can write to") from None
+    try:
         with only_one(path, workers.stop):
             for partial in path.parent.glob(f".{path.name}.*.partial"):
                 partial.unlink()  # left by a kill in the middle of a write

@@ -117,8 +117,8 @@ def test_seeds_at_different_steps_go_on_together(run, data_dir, tmp_path, script
     folder = tmp_path / "runs/drawer-open-v2" / script
 
     def ready(_seed) -> bool:
-        path = folder / "seed-2/train.csv"
-        return path.exists() and path.stat().st_size > 0
+        path = folder / "seed-2/eval.csv"
+        return path.exists() and path.read_text().count("\n") == 3  # evaluated at step 20
 
     process = start_until(data_dir, tmp_path, ready, *arguments, "--seed", 2, script=script)
     process.kill()
