@@ -28,14 +28,17 @@ def test_ipl_iql_learns_drawer_open(tmp_path):
     assert len(success) == 1 and success[0] >= 0.7
 
 
-# Learning checks of the other methods, 10,000 pairs: (script, steps, success to reach). Run with `pytest -m slow`.
-CHECKS = [("ipl_awac", 10_000, 0.8), ("ipl_xql", 20_000, 0.8), ("mr_iql", 40_000, 0.8), ("iql", 40_000, 0.8)]
+# Learning checks of the other methods with 10,000 pairs: (script, steps, seeds). Run with `pytest -m slow`. Seen so far:
+# ipl_awac 1.00 and 0.65 after 10,000 steps; ipl_xql 0.00 and 1.00 after 10,000; mr_iql, one seed, 0.75 after 40,000 and
+# still rising; iql, one seed, 0.25 after 30,000 and still rising. The steps below are where 0.8 is to be expected, and
+# only those of ipl_awac have been run.
+CHECKS = [("ipl_awac", 10_000, 2), ("ipl_xql", 20_000, 3), ("mr_iql", 60_000, 2), ("iql", 100_000, 2)]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize(("script", "steps", "least"), CHECKS)
-def test_method_learns_drawer_open(tmp_path, script, steps, least):
-    arguments = ["--total-steps", steps, "--eval-every", steps, "--num-preferences", 0, "--num-seeds", 2]
+@pytest.mark.parametrize(("script", "steps", "seeds"), CHECKS)
+def test_method_learns_drawer_open(tmp_path, script, steps, seeds):
+    arguments = ["--total-steps", steps, "--eval-every", steps, "--num-preferences", 0, "--num-seeds", seeds]
     success = last_success(tmp_path, script, *arguments)
-    assert sum(success) / len(success) >= least
+    assert sum(success) / len(success) >= 0.8
