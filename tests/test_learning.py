@@ -28,7 +28,7 @@ def test_ipl_iql_learns_drawer_open(tmp_path):
     assert len(success) == 1 and success[0] >= 0.7
 
 
-# Learning checks of the other methods with 10,000 pairs: (script, steps, seeds). Run with `pytest -m slow`. Seen so far:
+# Learning checks of the other methods with 10,000 pairs: (script, steps, seeds). `pytest -m slow`. Seen so far:
 # ipl_awac 1.00 and 0.65 after 10,000 steps; ipl_xql 0.00 and 1.00 after 10,000; mr_iql, one seed, 0.75 after 40,000 and
 # still rising; iql, one seed, 0.25 after 30,000 and still rising. The steps below are where 0.8 is to be expected, and
 # only those of ipl_awac have been run.
