@@ -32,7 +32,18 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from common.envs import SIZES, InputError, Interrupted, Workers, available_cpus, make, reset_env, resolve, seed_of
+from common.envs import (
+    METAWORLD_TASKS,
+    SIZES,
+    InputError,
+    Interrupted,
+    Workers,
+    available_cpus,
+    make,
+    reset_env,
+    resolve,
+    seed_of,
+)
 
 KINDS = ("expert", "within", "random", "cross")
 ACTION_LIMIT = 1 - 1e-5  # actions are clipped to +-ACTION_LIMIT, as in the original
@@ -99,7 +110,7 @@ def collect(env: str, seed: int, noise: float, jobs: list[tuple[int, str, str]])
             goal = target._last_rand_vec if kind == "expert" else None
             guide_obs = reset_env(guide, seed_of(seed, number, 1), goal)
             policy = ENV_POLICY_MAP[task.replace("-v2", "-v3")]()
-            bump = rng.normal(0.0, noise, (HORIZON, target.action_space.shape[0])) if noise else np.zeros((HORIZON, 4))
+            bump = rng.normal(0.0, noise, (HORIZON, target.action_space.shape[0]))
         rows: list[list] = [[obs], [], [], []]
         for t in range(HORIZON):
             action = actions[t] if kind == "random" else policy.get_action(guide_obs) + bump[t]
@@ -118,8 +129,6 @@ def collect(env: str, seed: int, noise: float, jobs: list[tuple[int, str, str]])
 # ---------------------------------------------------------------- building
 def plan(env: str, episodes: int, seed: int) -> list[list[tuple[int, str, str]]]:
     """The episodes of a dataset as jobs for `collect`; those of one other task share a job and so its simulator."""
-    from common.envs import METAWORLD_TASKS
-
     others = [f"{task}-v2" for task in METAWORLD_TASKS if f"{task}-v2" != env]
     drawn = np.random.default_rng([seed, 4 * episodes]).integers(0, len(others), episodes)
     jobs = [[(k * episodes + i, kind, env)] for k, kind in enumerate(KINDS[:3]) for i in range(episodes)]

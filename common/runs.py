@@ -32,7 +32,6 @@ from common.envs import InputError, available_cpus
 
 SCHEMA = 1
 """version of checkpoint.pt"""
-EVAL_COLUMNS = ("step", "episodes", "return_mean", "return_std", "success", "score", "length")
 INCIDENTAL = (
     "num_seeds", "data_dir", "run_dir", "overwrite", "track", "wandb_project", "wandb_entity", "capture_video",
     "device", "compile", "threads", "dataset", "preferences",

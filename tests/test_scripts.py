@@ -103,10 +103,16 @@ def test_overwrite_erases_nothing_where_the_input_is_wrong(run, reference, tmp_p
     assert_same_run(base / "seed-1", reference)
 
 
-def test_corrected_command_starts(run):
-    """What was refused late, at the first batch, does not stand in the way of the right command."""
+def test_corrected_command_starts(run, data_dir, tmp_path, reference):
+    """A refused command, and one killed before its first update, do not stand in the way of the right one."""
     assert run("ipl_iql", *SMALL, "--segment-length", 26).returncode == 2
-    assert run("ipl_iql", *SMALL, "--total-steps", 5).returncode == 0
+    wrong = [*SMALL, "--beta", 5]
+    process = start_until(data_dir, tmp_path, lambda seed: (seed / "checkpoint.pt").exists(), *wrong)
+    process.kill()
+    process.wait()
+    right = run("ipl_iql", *SMALL)
+    assert right.returncode == 0, right.stderr
+    assert_same_run(tmp_path / "runs/drawer-open-v2/ipl_iql/seed-1", reference)
 
 
 @pytest.mark.parametrize("script", ["ipl_iql", "pt_iql"])
@@ -315,7 +321,7 @@ def test_script_runs_from_any_folder_with_the_offline_dataset(run, tmp_path):
     assert set(config["dataset_fingerprint"]) == {"preferences", "dataset"}
 
 
-def test_videos_are_written_or_refused_at_once(run, tmp_path):
+def test_videos_are_refused_at_once_where_nothing_renders(run, tmp_path):
     without = run(
         "ipl_iql", *SMALL, "--capture-video", env={**environment(tmp_path, tmp_path)["env"], "MUJOCO_GL": "glx"}
     )
