@@ -8,7 +8,10 @@ _ipl_setup() {
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || return 1
     cd "$root" || return 1
 
+    want=$(cksum <requirements.txt)
+    stamp=.venv/.requirements
     python=${PYTHON:-python3}
+    if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then python=.venv/bin/python; fi  # what it was installed with
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || {
         echo "setup_shell: no working '$python' found; install Python 3.11 or set PYTHON=/path/to/python3" >&2
         return 1
@@ -19,8 +22,6 @@ _ipl_setup() {
     }
 
     # The stamp names what is installed; the lock lets one of several jobs install while the others wait.
-    want=$(cksum <requirements.txt)
-    stamp=.venv/.requirements
     if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
         log=$root/.setup.log
         (
@@ -29,7 +30,7 @@ _ipl_setup() {
             echo "setup_shell: installing requirements.txt into .venv (about two minutes; log: .setup.log)" >&2
             : >"$log"
             fail() { tail -n 5 "$log" >&2; echo "setup_shell: $1 failed, see .setup.log" >&2; exit 1; }
-            [ -x .venv/bin/python ] || "$python" -m venv .venv >>"$log" 2>&1 || fail "python -m venv .venv"
+            .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv >>"$log" 2>&1 || fail "python -m venv .venv"
             .venv/bin/python -m pip install -r requirements.txt >>"$log" 2>&1 || fail "pip install -r requirements.txt"
             line=$(sed -n 's/^#no-deps: *//p' requirements.txt)
             # shellcheck disable=SC2086  # one word a package
@@ -49,6 +50,9 @@ _ipl_setup() {
     fi
     export MUJOCO_GL
     if [ "$MUJOCO_GL" = egl ] || [ "$MUJOCO_GL" = osmesa ]; then export PYOPENGL_PLATFORM=${PYOPENGL_PLATFORM:-$MUJOCO_GL}; fi
+    # OpenMP's threads wait in loops before they sleep. Short loops cost a run that is alone nothing measurable; two
+    # that share two cores take twice as long each then, and four to five times without.
+    export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-500}
     echo "setup_shell: $verb .venv (Python $version), MUJOCO_GL=$MUJOCO_GL" >&2
 }
 

@@ -46,9 +46,9 @@ from common.runs import (
     actor_arrays,
     can_compile,
     check_args,
-    default_data_dir,
+    check_finite,
+    default_args,
     parse_args,
-    peek_env,
     print_summary,
     setup_device,
     tree_map,
@@ -82,6 +82,8 @@ class Args:
     """pairs to learn from: the first ones of the file; 0: all"""
     preferences: str = ""
     """file of preference pairs (.npz or .hdf5) instead of the environment's own"""
+    preference_labels: str = "script"
+    """the environment's pairs: labelled by a human, or by a script from the rewards of the offline dataset"""
     dataset: str = ""
     """offline dataset (.hdf5) instead of the environment's own"""
     data_dir: Path = Path("data")
@@ -139,6 +141,24 @@ class Args:
     """observations of the window taken from each segment: one transition less"""
     replay_batch_size: int = 256
     """transitions of the offline dataset a step"""
+
+
+DEFAULTS = {  # pattern of --env: what differs from the defaults above, which are MetaWorld's
+    "*-[pm]h": {  # robomimic
+        "total_steps": 1_000_000, "eval_every": 50_000, "eval_episodes": 25, "preference_labels": "human",
+        "num_preferences": 0, "use_replay": True, "preference_batch_size": 8, "dropout": 0.1,
+        "hidden_sizes": (256, 256), "beta": 2.0, "expectile": 0.7, "chi2_coeff": 4.0, "target_clipping": True,
+    },
+    "*-ph": {"segment_length": 32},
+    "*-mh": {"segment_length": 64},
+    "*-medium-*": {  # D4RL locomotion
+        "total_steps": 1_000_000, "eval_every": 5_000, "eval_episodes": 10, "preference_labels": "human",
+        "num_preferences": 0, "use_replay": True, "preference_batch_size": 8, "segment_length": 64,
+        "hidden_sizes": (256, 256), "beta": 1 / 3, "expectile": 0.7, "chi2_coeff": 0.5, "target_clipping": True,
+    },
+    "halfcheetah-medium-expert-*": {"preference_labels": "script", "num_preferences": 100},
+    "halfcheetah-medium-replay-*": {"preference_labels": "script", "num_preferences": 500},
+}  # fmt: skip
 
 
 # ---------------------------------------------------------------- networks
@@ -358,7 +378,7 @@ def train(args: Args) -> dict:
 def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: ReplayBuffer | None, workers: Workers,
                 stop: Signals) -> None:  # fmt: skip
     """Train seeds that stand at the same step, as one batch, to the end."""
-    seeds, start, device = [run.seed for run in runs], runs[0].step, pairs.device
+    seeds, start, device, run_dir = [run.seed for run in runs], runs[0].step, pairs.device, runs[0].folder.parent
     sizes = pairs.obs.shape[1], pairs.action.shape[1]
     states = [run.checkpoint["state"] if run.checkpoint else init(args, run.seed, *sizes) for run in runs]
     state = tree_map(lambda *leaves: torch.stack(leaves).to(device), *states)  # every leaf: (S, ...)
@@ -387,12 +407,14 @@ def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: Re
         bar.write(f"step {step:>7}  " + "  ".join(f"seed {run.seed}: {run.describe_eval()}" for run in runs))
 
     bar = tqdm(total=args.total_steps, initial=start, desc=f"{ALGORITHM} {args.env}", unit="step", disable=None)
-    since = saved = time.perf_counter()
+    metrics, since = {}, time.perf_counter()
+    saved = since
     for step in range(start, args.total_steps + 1):
         due = step % args.eval_every == 0 or step == args.total_steps
         if due or stop or time.perf_counter() - saved > 60:
             for run in runs:
                 run.time["train"] += time.perf_counter() - since
+            check_finite(run_dir, step, metrics, state)
             checkpoint(step)
             if stop:
                 raise Interrupted
@@ -404,7 +426,10 @@ def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: Re
         batch = make_batch(args, seeds, step, next(pair_batches), next(replay_batches) if replay else None)
         metrics = update(state, batch)
         bar.update()
-        if (step + 1) % args.log_every == 0 or step + 1 == args.total_steps:
+        log = (step + 1) % args.log_every == 0 or step + 1 == args.total_steps
+        if log or device.type == "cpu":  # elsewhere a look at every step would wait for the device
+            check_finite(run_dir, step + 1, metrics, state, batch)
+        if log:
             columns = {name: m.tolist() for name, m in metrics.items()}  # the only wait for the device
             for k, run in enumerate(runs):
                 run.log("train", step + 1, {name: column[k] for name, column in columns.items()})
@@ -418,5 +443,4 @@ def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: Re
 
 if __name__ == "__main__":
     with user_errors():
-        chosen = Args(env=peek_env(Args.env), data_dir=default_data_dir())
-        train(parse_args(chosen))
+        train(parse_args(default_args(Args, DEFAULTS)))

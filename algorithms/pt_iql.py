@@ -25,10 +25,10 @@ Differences from the authors' code (github.com/csmile-1006/PreferenceTransformer
     [D8] the held-out pairs are the last tenth and are not trained on; the authors' are trained on too.
     [D9] the preference attention layer is on, as in the paper; the authors' released commands leave it off
          (--no-weighted-sum). As in their code its logits are not divided by the square root of its width.
-    [D10] 100 epochs at most, where the authors have 10,000 of 1 to 4 steps: theirs have 100 to 1,000 pairs.
+    [D10] 100 epochs at most on MetaWorld, with its thousands of pairs; the authors' 10,000 are of 1 to 4 steps each.
     [D11] phase 2 has the networks and the update order of the original IPL's IQL, as iql.py and mr_iql.py.
     [D12] every layer starts from a normal distribution of standard deviation 0.02, as in GPT-2.
-    [D13] any better held-out loss counts, and four checks without one end phase 1; the authors train to the end.
+    [D13] any better held-out loss counts, and reward_patience checks without one end phase 1; the authors train on.
     [D14] without --use-replay the trajectories are the segments: windows begin at their first step, and their returns
          scale the rewards.
 """
@@ -58,9 +58,9 @@ from common.runs import (
     actor_arrays,
     can_compile,
     check_args,
-    default_data_dir,
+    check_finite,
+    default_args,
     parse_args,
-    peek_env,
     print_summary,
     read_saved,
     save,
@@ -96,6 +96,8 @@ class Args:
     """pairs to learn from: the first ones of the file; 0: all"""
     preferences: str = ""
     """file of preference pairs (.npz or .hdf5) instead of the environment's own"""
+    preference_labels: str = "script"
+    """the environment's pairs: labelled by a human, or by a script from the rewards of the offline dataset"""
     dataset: str = ""
     """offline dataset (.hdf5) instead of the environment's own"""
     data_dir: Path = Path("data")
@@ -149,6 +151,8 @@ class Args:
     """pairs a step of the reward model"""
     reward_patience: int = 4  # [D13]
     """end phase 1 after so many checks (one in five epochs) without a better held-out loss; 0: never"""
+    reward_shift: float = 0.0
+    """added to every reward once it is scaled, a constant"""
     actor_cosine: bool = True
     """let the actor's learning rate fall to zero along a cosine"""
     use_replay: bool = False
@@ -165,6 +169,25 @@ class Args:
     """observations of the window taken from each segment: one transition less"""
     replay_batch_size: int = 256
     """transitions of the offline dataset a step"""
+
+
+DEFAULTS = {  # pattern of --env: what differs from the defaults above, which are MetaWorld's
+    "*-[pm]h": {  # robomimic
+        "total_steps": 1_000_000, "eval_every": 50_000, "eval_episodes": 25, "preference_labels": "human",
+        "num_preferences": 0, "use_replay": True, "preference_batch_size": 8, "dropout": 0.1,
+        "hidden_sizes": (256, 256), "beta": 2.0, "expectile": 0.7, "reward_epochs": 10_000, "reward_patience": 100,
+    },
+    "*-ph": {"segment_length": 32},
+    "*-mh": {"segment_length": 64},
+    "*-medium-*": {  # D4RL locomotion
+        "total_steps": 1_000_000, "eval_every": 5_000, "eval_episodes": 10, "preference_labels": "human",
+        "num_preferences": 0, "use_replay": True, "preference_batch_size": 8, "segment_length": 64,
+        "hidden_sizes": (256, 256), "beta": 1 / 3, "expectile": 0.7, "reward_epochs": 10_000, "reward_patience": 100,
+        "reward_shift": 0.5,
+    },
+    "halfcheetah-medium-expert-*": {"preference_labels": "script", "num_preferences": 100},
+    "halfcheetah-medium-replay-*": {"preference_labels": "script", "num_preferences": 500},
+}  # fmt: skip
 
 
 # ---------------------------------------------------------------- networks
@@ -207,9 +230,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, allowed: Tensor, last: bool) -> Tensor:  # (B, 2T, D), (B, 1, 2T, 2T) -> (B, 2T, D)
         """`last`: compute the last token alone, (B, 1, D), which is all that labelling reads."""
-        q, k, v = self.qkv(self.ln1(x)).chunk(3, -1)
+        h, width = self.ln1(x), x.shape[-1]
+        (w_q, w_kv), (b_q, b_kv) = (p.split([width, 2 * width]) for p in (self.qkv.weight, self.qkv.bias))
+        k, v = F.linear(h, w_kv, b_kv).chunk(2, -1)
         if last:
-            x, q, allowed = x[:, -1:], q[:, -1:], allowed[:, :, -1:]
+            x, h, allowed = x[:, -1:], h[:, -1:], allowed[:, :, -1:]
+        q = F.linear(h, w_q, b_q)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
         drop = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=drop).transpose(1, 2).flatten(2)
@@ -313,8 +339,6 @@ def draw_noise(args: Args, seeds: list[int], step: int, batch: Params) -> Params
 def make_batch(args: Args, seeds: list[int], step: int, pairs: Params, replay: Params | None) -> Params:
     """What `update` takes: transitions of the offline dataset or, without one, of the segments."""
     rows = pairs if replay is None else replay
-    if "reward" not in rows:
-        raise InputError(f"{ALGORITHM} needs rewards and these preference pairs hold none; try --use-replay")
     batch = {name: rows[name] for name in ("obs", "action", "next_obs", "reward")}
     batch["discount"] = torch.full_like(rows["obs"][..., 0], args.gamma)  # segments hold no terminal states
     if replay is not None:
@@ -453,6 +477,7 @@ def train_reward(args: Args, run: Run, segments: Params, stop: Signals) -> Prefe
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        check_finite(run.folder.parent, progress["epoch"] + 1, {"loss of the reward model": loss.detach()}, {})
         progress["epoch"] += 1
         bar.update()
         check = progress["epoch"] % 5 == 0 or progress["epoch"] == args.reward_epochs
@@ -488,7 +513,7 @@ def label_transitions(model: PreferenceTransformer, obs: Tensor, action: Tensor,
         (M,), scaled as the authors do: by the longest trajectory over the range of the trajectories' returns.
     """
     past, rewards = torch.arange(1 - window, 1, device=obs.device), []
-    for rows in torch.arange(len(obs), device=obs.device).split(512):
+    for rows in tqdm(torch.arange(len(obs), device=obs.device).split(128), "labelling", unit="batch", disable=None):
         if stop:
             raise Interrupted
         index = rows.unsqueeze(1) + past
@@ -518,7 +543,7 @@ def relabel(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: Replay
     for run in runs:
         began = time.perf_counter()
         model = train_reward(args, run, segments, stop)
-        rewards.append(label_transitions(model, obs, action, first, pairs.length, stop))
+        rewards.append(label_transitions(model, obs, action, first, pairs.length, stop) + args.reward_shift)
         run.time["train"] += time.perf_counter() - began
     if replay is not None:
         replay.reward = torch.stack(rewards)
@@ -567,7 +592,7 @@ def train(args: Args) -> dict:
 def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: ReplayBuffer | None, workers: Workers,
                 stop: Signals) -> None:  # fmt: skip
     """Train seeds that stand at the same step, as one batch, to the end."""
-    seeds, start, device = [run.seed for run in runs], runs[0].step, pairs.device
+    seeds, start, device, run_dir = [run.seed for run in runs], runs[0].step, pairs.device, runs[0].folder.parent
     sizes = pairs.obs.shape[1], pairs.action.shape[1]
     states = [run.checkpoint["state"] if run.checkpoint else init(args, run.seed, *sizes) for run in runs]
     state = tree_map(lambda *leaves: torch.stack(leaves).to(device), *states)  # every leaf: (S, ...)
@@ -596,12 +621,14 @@ def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: Re
         bar.write(f"step {step:>7}  " + "  ".join(f"seed {run.seed}: {run.describe_eval()}" for run in runs))
 
     bar = tqdm(total=args.total_steps, initial=start, desc=f"{ALGORITHM} {args.env}", unit="step", disable=None)
-    since = saved = time.perf_counter()
+    metrics, since = {}, time.perf_counter()
+    saved = since
     for step in range(start, args.total_steps + 1):
         due = step % args.eval_every == 0 or step == args.total_steps
         if due or stop or time.perf_counter() - saved > 60:
             for run in runs:
                 run.time["train"] += time.perf_counter() - since
+            check_finite(run_dir, step, metrics, state)
             checkpoint(step)
             if stop:
                 raise Interrupted
@@ -613,7 +640,10 @@ def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: Re
         batch = make_batch(args, seeds, step, next(pair_batches), next(replay_batches) if replay else None)
         metrics = update(state, batch)
         bar.update()
-        if (step + 1) % args.log_every == 0 or step + 1 == args.total_steps:
+        log = (step + 1) % args.log_every == 0 or step + 1 == args.total_steps
+        if log or device.type == "cpu":  # elsewhere a look at every step would wait for the device
+            check_finite(run_dir, step + 1, metrics, state, batch)
+        if log:
             columns = {name: m.tolist() for name, m in metrics.items()}  # the only wait for the device
             for k, run in enumerate(runs):
                 run.log("train", step + 1, {name: column[k] for name, column in columns.items()})
@@ -627,5 +657,4 @@ def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: Re
 
 if __name__ == "__main__":
     with user_errors():
-        chosen = Args(env=peek_env(Args.env), data_dir=default_data_dir())
-        train(parse_args(chosen))
+        train(parse_args(default_args(Args, DEFAULTS)))

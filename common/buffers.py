@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.datasets import ensure, fingerprint, read_preferences, read_transitions
+from common.datasets import ensure, ensure_human, fingerprint, read_preferences, read_transitions
 from common.envs import InputError, Workers
 
 PAIRS, REPLAY, NOISE = 1, 2, 3  # streams of random numbers: one key each, so that no two share their draws
@@ -134,19 +134,22 @@ def pick(reward: Tensor, rows: Tensor) -> Tensor:  # (T,) or (S, T), (S, N) -> (
 
 
 def load(args, workers: Workers, device: torch.device) -> tuple[PreferenceBuffer, ReplayBuffer | None, dict[str, str]]:
-    """The buffers that a script's Args ask for, and fingerprints of their files; builds a dataset that is missing.
+    """The buffers that a script's Args ask for, and fingerprints of their files; builds or downloads what is missing.
 
     Raises:
         InputError: a file is wrong, or there are fewer than --num-preferences pairs.
     """
     dataset = Path(args.dataset) if args.dataset else None
-    if dataset is None and (args.use_replay or not args.preferences):
+    source = Path(args.preferences) if args.preferences else None
+    if source is None and args.preference_labels == "human":
+        source = ensure_human(args.env, args.data_dir, workers.stop)
+    if dataset is None and (args.use_replay or source is None):
         dataset = ensure(args.env, args.data_dir, workers)
-    source = Path(args.preferences) if args.preferences else dataset
+    source = source or dataset
     p = read_preferences(source, args.env)
     count = args.num_preferences or len(p.label)
     if count > len(p.label):
-        raise InputError(f"--num-preferences {count}: {source} holds {len(p.label)} pairs; choose at most as many")
+        raise InputError(f"--num-preferences {count}: {source} holds {len(p.label)} pairs; 0 takes all of them")
     pairs = PreferenceBuffer(p.obs, p.action, p.start[:count], p.label[:count], p.length, p.reward, device)
     pairs.check(args.preference_batch_size, args.segment_length)
     prints, replay = {"preferences": fingerprint(source)}, None

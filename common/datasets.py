@@ -2,13 +2,16 @@
 
     python -m common.datasets --env drawer-open-v2 --episodes 100 --noise 1.0 --seed 0
 
-builds a MetaWorld dataset by hand; a training run builds the default one itself where it is missing.
+builds a MetaWorld dataset by hand; a training run builds, or downloads, the default one itself where it is missing.
 
 MetaWorld follows the protocol of IPL (Hejna & Sadigh 2023, appendix): `episodes` each of four kinds, all in the target
 environment with hidden goal: *expert* (scripted policy of the task and its goal), *within* (the same policy, acting for
 another goal), *random* (uniform actions) and *cross* (scripted policy of a random other task); the policies
 act in their own simulator and their noisy actions are applied to the target's. Pairs of segments are labelled by
 discounted return.
+
+Robomimic and D4RL: their own HDF5 files, and the human preferences of Preference Transformer (Kim et al. 2023) in the
+form that IPL's authors released.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ from tqdm import tqdm
 
 from common.envs import (
     METAWORLD_TASKS,
-    SIZES,
+    ROBOMIMIC_OBS,
+    ROBOMIMIC_TASKS,
     InputError,
     Interrupted,
     Workers,
@@ -43,6 +47,7 @@ from common.envs import (
     reset_env,
     resolve,
     seed_of,
+    sizes,
 )
 
 KINDS = ("expert", "within", "random", "cross")
@@ -51,6 +56,29 @@ SUCCESS_STEPS = 25  # an episode ends after so many steps with success, consecut
 HORIZON = 500
 SEGMENT, PAIRS, GAMMA = 25, 10_000, 0.99  # length, number and label discount of the preference segments
 SCHEMA = 1
+HUMAN_URL = (
+    "https://raw.githubusercontent.com/jhejna/inverse-preference-learning/8037b84c57c10383cc7b628a39c4f66b7e16358b/"
+    "datasets/preference_transformer"
+)
+HUMAN_FILES = {  # environment: file of human preferences, its git blob id
+    "can-mh": ("Can/num500_q100_human_train.npz", "8460c3f3a6a8bc04f88e410730f95678fe868fb1"),
+    "can-ph": ("Can/num100_q50_human_train.npz", "b4e0fb73c3bbc602d58279cfb6350405cef6b0e5"),
+    "lift-mh": ("Lift/num500_q100_human_train.npz", "ebbc9ff12abe455ff506aad9a2e5c5c31bfbde8d"),
+    "lift-ph": ("Lift/num100_q50_human_train.npz", "192c5cc5c91801aaf07d48bdbcaa17a2ad344161"),
+    "square-mh": ("Square/num500_q100_human_train.npz", "35250b0b7e0f9cf4ad8aad284a05544c89389b24"),
+    "square-ph": ("Square/num100_q50_human_train.npz", "d3ac922577d4467ca981b36e8c1eefd8994aed96"),
+    "hopper-medium-expert-v2": (
+        "hopper-medium-expert-v2/num100_human_train.npz", "e8104fff8d0a7c548e0850d07459296ac9b7335b"),
+    "hopper-medium-replay-v2": (
+        "hopper-medium-replay-v2/num500_human_train.npz", "a2fab7441f40ea9c37afc52734ebd29d722c3284"),
+    "walker2d-medium-expert-v2": (
+        "walker2d-medium-expert-v2/num100_human_train.npz", "ee5205bb6ef318e65d23da12a7300b65099112f2"),
+    "walker2d-medium-replay-v2": (
+        "walker2d-medium-replay-v2/num500_human_train.npz", "b0074f35a77c0afd9c28b45784f47ce976537d9f"),
+}  # fmt: skip
+D4RL_URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
+DOWNLOAD_TIMEOUT = 30
+"""seconds without an answer after which a download has failed"""
 
 
 @dataclass
@@ -112,13 +140,15 @@ def collect(env: str, seed: int, noise: float, jobs: list[tuple[int, str, str]])
             policy = ENV_POLICY_MAP[task.replace("-v2", "-v3")]()
             bump = rng.normal(0.0, noise, (HORIZON, target.action_space.shape[0]))
         rows: list[list] = [[obs], [], [], []]
+        successes = 0
         for t in range(HORIZON):
             action = actions[t] if kind == "random" else policy.get_action(guide_obs) + bump[t]
-            action = np.clip(action, -ACTION_LIMIT, ACTION_LIMIT).astype(np.float32)
+            action = action.clip(-ACTION_LIMIT, ACTION_LIMIT).astype(np.float32)
             obs, reward, _, _, info = target.step(action)
+            successes += info["success"] > 0
             for column, item in zip(rows, (obs, action, reward, info["success"]), strict=True):
                 column.append(item)
-            if sum(rows[3]) >= SUCCESS_STEPS:
+            if successes >= SUCCESS_STEPS:
                 break
             if kind != "random":
                 guide_obs = guide.step(action)[0]
@@ -137,21 +167,24 @@ def plan(env: str, episodes: int, seed: int) -> list[list[tuple[int, str, str]]]
     return jobs
 
 
-def draw_pairs(length: np.ndarray, row: np.ndarray, reward: np.ndarray, pairs: int, seed: int):
+def draw_pairs(length: np.ndarray, row: np.ndarray, reward: np.ndarray, pairs: int, seed: int, segment=SEGMENT,
+               gamma=GAMMA):  # fmt: skip
     """Preference pairs: `2 * pairs` windows, uniform over all that do not cross an episode's end.
 
     Args:
         length: (E,) steps of each episode; row: (E,) its first row in `reward` (T,).
+        segment: steps of a window.
 
     Returns:
         start (P, 2) rows; label (P,): 1 where sum_t gamma^t r_t is larger in the second, 0 in the first, 0.5 if equal.
     """
-    windows = np.maximum(length - SEGMENT + 1, 0)
+    windows = np.maximum(length - segment + 1, 0)
     ends = np.cumsum(windows)
     draw = np.random.default_rng([seed, len(length) + 1]).integers(0, ends[-1], (pairs, 2))
     episode = np.searchsorted(ends, draw, side="right")
     start = row[episode] + draw - (ends - windows)[episode]
-    returns = (reward[start[..., None] + np.arange(SEGMENT)].astype(np.float64) * GAMMA ** np.arange(SEGMENT)).sum(-1)
+    rewards = reward[start[..., None] + np.arange(segment)].astype(np.float64)
+    returns = (rewards * gamma ** np.arange(segment)).sum(-1)
     return start, (0.5 + 0.5 * np.sign(returns[:, 1] - returns[:, 0])).astype(np.float32)
 
 
@@ -219,25 +252,92 @@ def only_one(path: Path, stop: Callable[[], bool] = lambda: False):
         yield
 
 
-def ensure(env: str, data_dir: Path, workers: Workers, episodes=100, noise=1.0, seed=0, pairs=PAIRS) -> Path:
-    """The path of a MetaWorld dataset, built now if it is not there; two processes at once build it once."""
-    _, env = resolve(env)
-    path = data_dir / "metaworld" / f"{env}_episodes-{episodes}_noise-{noise:g}_pairs-{pairs}_seed-{seed}.hdf5"
+def once(path: Path, write: Callable[[], None], stop: Callable[[], bool] = lambda: False) -> Path:
+    """`path`, written now by `write` if it is not there; two processes at once write it once.
+
+    Raises:
+        InputError: its folder cannot be written to.
+    """
     if path.exists():
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--data-dir {data_dir}: {error.strerror}; choose a folder you can write to") from None
-    try:
-        with only_one(path, workers.stop):
+        with only_one(path, stop):
             for partial in path.parent.glob(f".{path.name}.*.partial"):
                 partial.unlink()  # left by a kill in the middle of a write
             if not path.exists():
-                build(path, env, episodes, noise, seed, pairs, workers)
-    except PermissionError as error:
-        raise InputError(f"--data-dir {data_dir}: {error.strerror}; choose a folder you can write to") from None
+                write()
+    except (PermissionError, FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"--data-dir: {path.parent}: {error.strerror}; choose a folder you can write to") from None
     return path
+
+
+def ensure(env: str, data_dir: Path, workers: Workers, episodes=100, noise=1.0, seed=0, pairs=PAIRS) -> Path:
+    """The path of an environment's offline dataset; a MetaWorld one is built now if it is not there, others downloaded.
+
+    Raises:
+        InputError: it cannot be had.
+    """
+    suite, env = resolve(env)
+    advice = "give a copy with --dataset, or train on the preference segments alone with --no-use-replay"
+    if suite == "robomimic":
+        from robomimic import DATASET_REGISTRY
+
+        task, kind = env.split("-")
+        path = data_dir / "robomimic" / task / kind / "low_dim_v141.hdf5"
+        url = DATASET_REGISTRY[task][kind]["low_dim"]["url"]
+        return once(path, lambda: download(url, path, advice, workers.stop), workers.stop)
+    if suite == "d4rl":
+        path = data_dir / "d4rl" / f"{env.removesuffix('-v2').replace('-', '_')}-v2.hdf5"
+        return once(path, lambda: download(f"{D4RL_URL}/{path.name}", path, advice, workers.stop), workers.stop)
+    path = data_dir / "metaworld" / f"{env}_episodes-{episodes}_noise-{noise:g}_pairs-{pairs}_seed-{seed}.hdf5"
+    return once(path, lambda: build(path, env, episodes, noise, seed, pairs, workers), workers.stop)
+
+
+def ensure_human(env: str, data_dir: Path, stop: Callable[[], bool] = lambda: False) -> Path:
+    """The path of the human preferences of an environment: in `data_dir` or IPL_DATA_DIR, else downloaded.
+
+    Raises:
+        InputError: there are none, or they cannot be had.
+    """
+    _, env = resolve(env)
+    if env not in HUMAN_FILES:
+        raise InputError(f"--preference-labels human: nobody has labelled {env}; take script, or --preferences FILE")
+    name, blob = HUMAN_FILES[env]
+    for folder in (data_dir, Path(os.environ.get("IPL_DATA_DIR") or data_dir)):
+        for path in (folder / "preference_transformer" / name, folder / name):
+            if path.exists():
+                return path
+    path, advice = data_dir / "preference_transformer" / name, "give a copy with --preferences"
+    return once(path, lambda: download(f"{HUMAN_URL}/{name}", path, advice, stop, blob), stop)
+
+
+def download(url: str, path: Path, advice: str, stop: Callable[[], bool] = lambda: False, blob: str = "") -> None:
+    """Write the file at `url` to `path`, with a progress bar; nothing is left of one that is cut or wrong.
+
+    Args:
+        advice: what the user can do without it.  blob: git's id of the right content, where known.
+
+    Raises:
+        InputError: it cannot be had, or is not what it should be.  Interrupted: `stop()` became true.
+    """
+    from pooch import HTTPDownloader
+
+    class Bar(tqdm):
+        def update(self, n=1):
+            if stop():
+                raise Interrupted
+            return super().update(n)
+
+    with atomic(path) as partial, Bar(desc=path.name, total=1, unit="B", unit_scale=True, disable=None) as bar:
+        try:
+            HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=DOWNLOAD_TIMEOUT)(url, str(partial), None)
+        except OSError as error:  # all of requests' errors are
+            reason = str(error).split("Caused by ")[-1].splitlines()[0]
+            raise InputError(f"{url}: cannot be downloaded ({reason}); {advice}") from None
+        content = partial.read_bytes() if blob else b""
+        if blob and hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != blob:
+            raise InputError(f"{url}: is not the file that was released (its git blob id differs); {advice}")
 
 
 # ---------------------------------------------------------------- reading and checking
@@ -258,17 +358,19 @@ def check(path: Path, name: str, array: np.ndarray, shape: tuple, low=-np.inf, h
         raise InputError(
             f"{path}: '{name}' has shape {array.shape}, expected {want}; is it a file of this environment?"
         )
-    if not np.issubdtype(array.dtype, np.number):
+    if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
         raise InputError(f"{path}: '{name}' holds {array.dtype}, not numbers; make the file again")
-    if not np.isfinite(array).all():
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array.astype(np.float32)).all()  # what training will see
+    if not finite:
         raise InputError(f"{path}: '{name}' holds NaN or infinity; make the file again")
     if array.size and (array.min() < low or array.max() > high):
         raise InputError(f"{path}: '{name}' holds values outside [{low:g}, {high:g}]; make the file again")
     return array
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an HDF5 or NPZ file, by name; nothing is unpickled.
+def read(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, np.ndarray]:
+    """The arrays of an HDF5 or NPZ file whose name is `wanted`, in the file's order; nothing is unpickled.
 
     Raises:
         InputError: no such file, or not readable as one.
@@ -278,15 +380,20 @@ def read(path: Path) -> dict[str, np.ndarray]:
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
+                return {name: file[name] for name in file.files if wanted(name)}
         arrays: dict[str, np.ndarray] = {}
         with h5py.File(path, "r") as file:
-            file.visititems(
-                lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
-            )
+
+            def take(name: str, item) -> None:
+                if isinstance(item, h5py.Dataset) and wanted(name):
+                    arrays[name] = item[()]
+
+            file.visititems(take)
             arrays["protocol"] = json.loads(file.attrs.get("protocol", "{}"))
+            if "data" in file and "env_args" in file["data"].attrs:  # robomimic's
+                arrays["env_args"] = json.loads(file["data"].attrs["env_args"])
         return arrays
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be read ({reason}); delete it and start again") from error
 
@@ -295,7 +402,16 @@ def require(path: Path, arrays: dict, names: tuple[str, ...]) -> None:
     """Raises InputError naming the first of `names` that `arrays` lacks."""
     for name in names:
         if name not in arrays:
-            raise InputError(f"{path}: has no '{name}'; found {', '.join(sorted(arrays)[:8])}")
+            found = (
+                ", ".join(sorted(n for n in arrays if n not in ("protocol", "env_args"))[:5]) or "nothing of its kind"
+            )
+            raise InputError(f"{path}: has no '{name}' (it has {found}); is it a file of this environment?")
+
+
+def check_actions(path: Path, name: str, action: np.ndarray, shape: tuple) -> np.ndarray:
+    """Actions, checked and clipped to +-ACTION_LIMIT."""
+    action = check(path, name, action, shape, -1 - 1e-3, 1 + 1e-3).astype(np.float32)
+    return np.clip(action, -ACTION_LIMIT, ACTION_LIMIT)
 
 
 def read_rows(path: Path, env: str) -> dict[str, np.ndarray]:
@@ -313,9 +429,9 @@ def read_rows(path: Path, env: str) -> dict[str, np.ndarray]:
         raise InputError(
             f"{path}: has schema {arrays['protocol']['schema']}, expected {SCHEMA}; delete it and start again"
         )
-    obs_dim, act_dim = SIZES[resolve(env)[0]]
+    obs_dim, act_dim = sizes(env)
     rows = len(check(path, "obs", arrays["obs"], (None, obs_dim)))
-    check(path, "action", arrays["action"], (rows, act_dim), -1, 1)
+    arrays["action"] = check_actions(path, "action", arrays["action"], (rows, act_dim))
     check(path, "reward", arrays["reward"], (rows,))
     number = len(check(path, "episodes/row", arrays["episodes/row"], (None,), 0, rows - 1))
     check(path, "episodes/length", arrays["episodes/length"], (number,), 1, rows)
@@ -325,45 +441,121 @@ def read_rows(path: Path, env: str) -> dict[str, np.ndarray]:
 
 
 def read_preferences(path: Path, env: str) -> Preferences:
-    """Preferences from a dataset that `build` wrote, or from an NPZ with obs_1, obs_2, action_1, action_2, label.
+    """Preferences from an NPZ with obs_1, obs_2, action_1, action_2, label, or from an environment's offline dataset.
+
+    A MetaWorld dataset holds its pairs. From a robomimic or D4RL one, PAIRS are drawn and labelled by the sum of the
+    rewards: windows of 50 steps (ph) or 100, as long as the human preferences'.
 
     Raises:
         InputError: a key is missing, a shape, number or label is wrong, or the file is another environment's.
     """
+    suite, env = resolve(env)
+    obs_dim, act_dim = sizes(env)
     if path.suffix == ".npz":
         arrays = read(path)
         require(path, arrays, ("obs_1", "obs_2", "action_1", "action_2", "label"))
-        obs_dim, act_dim = SIZES[resolve(env)[0]]
         pairs, length, _ = check(path, "obs_1", arrays["obs_1"], (None, None, obs_dim)).shape
         check(path, "obs_2", arrays["obs_2"], (pairs, length, obs_dim))
-        check(path, "action_1", arrays["action_1"], (pairs, length, act_dim))
-        check(path, "action_2", arrays["action_2"], (pairs, length, act_dim))
+        action = np.stack([check_actions(path, f"action_{k}", arrays[f"action_{k}"], (pairs, length, act_dim))
+                           for k in (1, 2)]).reshape(-1, act_dim)  # fmt: skip
         obs = np.stack([arrays["obs_1"], arrays["obs_2"]]).astype(np.float32).reshape(-1, obs_dim)
-        action = np.stack([arrays["action_1"], arrays["action_2"]]).astype(np.float32).reshape(-1, act_dim)
         start, reward = np.arange(2 * pairs).reshape(2, pairs).T * length, None
-    else:
+    elif suite == "metaworld":
         arrays = read_rows(path, env)
         obs, action, length = arrays["obs"], arrays["action"], int(arrays["protocol"].get("segment", SEGMENT))
         start = check(path, "preferences/start", arrays["preferences/start"], (None, 2), 0, len(obs) - length)
         pairs, arrays["label"], reward = len(start), arrays["preferences/label"], arrays["reward"]
+    else:
+        t, length = read_transitions(path, env), 50 if env.endswith("-ph") else 100
+        follows = (t.next_obs[:-1] == t.obs[1:]).all(-1) & (t.terminal[:-1] == 0)
+        row = np.flatnonzero(np.concatenate([[True], ~follows]))
+        steps = np.diff(np.append(row, len(t.obs)))
+        if steps.max() < length:
+            raise InputError(f"{path}: no episode is as long as a segment, {length} steps; take --preferences FILE")
+        start, label = draw_pairs(steps, row, t.reward, PAIRS, 0, length, 1.0)
+        return Preferences(t.obs, t.action, start, label, length, t.reward)
     label = check(path, "label", arrays["label"], (pairs,))
     if not np.isin(label, (0.0, 0.5, 1.0)).all():
         raise InputError(f"{path}: 'label' holds values other than 0 (first), 0.5 (tie) and 1 (second preferred)")
-    return Preferences(obs, np.clip(action, -ACTION_LIMIT, ACTION_LIMIT), start, label, length, reward)
+    if not pairs:
+        raise InputError(f"{path}: 'label' is empty; there is nothing to learn from")
+    return Preferences(obs, action, start, label, length, reward)
 
 
 def read_transitions(path: Path, env: str) -> Transitions:
-    """Every step of every episode as a transition; a MetaWorld episode never ends in a terminal state.
+    """Every step of every episode as a transition; only D4RL and robomimic have terminal states.
 
     Raises:
         InputError: as `read_preferences`.
     """
+    suite, env = resolve(env)
+    if suite != "metaworld":
+        return read_robomimic(path, env) if suite == "robomimic" else read_d4rl(path, env)
     arrays = read_rows(path, env)
     step = np.concatenate([row + np.arange(n) for row, n in
                            zip(arrays["episodes/row"], arrays["episodes/length"], strict=True)])  # fmt: skip
-    action = np.clip(arrays["action"][step], -ACTION_LIMIT, ACTION_LIMIT)
     obs, reward = arrays["obs"], arrays["reward"][step]
-    return Transitions(obs[step], action, reward, obs[step + 1], np.zeros_like(reward))
+    return Transitions(obs[step], arrays["action"][step], reward, obs[step + 1], np.zeros_like(reward))
+
+
+def read_robomimic(path: Path, env: str) -> Transitions:
+    """Robomimic's low-dimensional HDF5. Demonstrations in the file's order; the last step of each is terminal, as in
+    IPL's code; rewards as they are, 1 for success.
+    """
+    obs_dim, act_dim = sizes(env)
+    names = ["object" if name == "object-state" else name for name in ROBOMIMIC_OBS]
+    wanted = {"actions", "rewards"} | {f"{group}/{name}" for group in ("obs", "next_obs") for name in names}
+    arrays = read(path, lambda name: name.startswith("data/") and name.split("/", 2)[-1] in wanted)
+    made_for = arrays.get("env_args", {}).get("env_name")
+    if made_for not in (None, ROBOMIMIC_TASKS[env.split("-")[0]]):
+        raise InputError(f"{path}: holds the task {made_for}, not that of {env}; choose another --dataset or --env")
+    demos = list(dict.fromkeys(name.split("/")[1] for name in arrays if name.startswith("data/")))
+    if not demos:
+        require(path, arrays, ("data/demo_0/actions",))
+    parts = []
+    for demo in demos:
+        require(path, arrays, tuple(f"data/{demo}/{name}" for name in sorted(wanted)))
+        steps = len(arrays[f"data/{demo}/actions"])
+        if not steps:
+            raise InputError(f"{path}: 'data/{demo}/actions' is empty; make the file again")
+
+        def flat(group: str, demo=demo, steps=steps) -> np.ndarray:
+            columns = [check(path, key, arrays[key], (steps, None))
+                       for key in (f"data/{demo}/{group}/{name}" for name in names)]  # fmt: skip
+            return check(path, f"data/{demo}/{group}", np.concatenate(columns, -1), (steps, obs_dim)).astype(np.float32)
+
+        action = check_actions(path, f"data/{demo}/actions", arrays[f"data/{demo}/actions"], (steps, act_dim))
+        reward = check(path, f"data/{demo}/rewards", arrays[f"data/{demo}/rewards"], (steps,)).astype(np.float32)
+        parts.append((flat("obs"), action, reward, flat("next_obs"), np.eye(1, steps, steps - 1, dtype=np.float32)[0]))
+    return Transitions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def read_d4rl(path: Path, env: str) -> Transitions:
+    """D4RL's HDF5 as its `qlearning_dataset`: a time limit ends an episode without a terminal state, and that step,
+    whose next observation is another episode's, is left out, as is the file's last one.
+
+    Rewards are scaled by 1000 / (largest - smallest return), as IQL and IPL do for locomotion.
+    """
+    names, (obs_dim, act_dim) = ("observations", "actions", "rewards", "terminals", "timeouts"), sizes(env)
+    arrays = read(path, lambda name: name in names)
+    require(path, arrays, names)
+    rows = len(check(path, "observations", arrays["observations"], (None, obs_dim)))
+    if not rows:
+        raise InputError(f"{path}: 'observations' is empty; make the file again")
+    action = check_actions(path, "actions", arrays["actions"], (rows, act_dim))
+    reward = check(path, "rewards", arrays["rewards"], (rows,)).astype(np.float32)
+    terminal = check(path, "terminals", arrays["terminals"], (rows,), 0, 1).astype(bool)
+    timeout = check(path, "timeouts", arrays["timeouts"], (rows,), 0, 1).astype(bool)
+    first = np.flatnonzero(np.append(True, (terminal | timeout)[:-1]))
+    returns = np.add.reduceat(reward.astype(np.float64), first)
+    obs = arrays["observations"].astype(np.float32)
+    keep = np.flatnonzero(terminal | ~timeout)
+    keep = keep[(keep < rows - 1) | terminal[keep]]
+    scale = 1000 / max(returns.max() - returns.min(), 1e-6)
+    # nothing follows a terminal state: the row itself stands in, and its value is multiplied by zero
+    follows = np.where(terminal[keep], keep, keep + 1)
+    return Transitions(obs[keep], action[keep], (reward * scale).astype(np.float32)[keep], obs[follows],
+                       terminal[keep].astype(np.float32))  # fmt: skip
 
 
 # ---------------------------------------------------------------- command line
@@ -389,7 +581,8 @@ class BuildArgs:
 
 def main(args: BuildArgs) -> Path:
     """Build the dataset if it is missing; print success rate, length and return of each kind of episode."""
-    resolve(args.env)
+    if resolve(args.env)[0] != "metaworld":
+        raise InputError(f"--env {args.env}: is downloaded, not built; a training run does that itself")
     for name, low in (("episodes", 1), ("noise", 0), ("seed", 0), ("pairs", 1), ("workers", 0)):
         if not getattr(args, name) >= low:
             raise InputError(f"--{name} {getattr(args, name)}: must be at least {low}")

@@ -7,6 +7,7 @@ arrays and `mean_action` computes its mean. Whoever gives the actor another arch
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 
 METAWORLD_TASKS = (
@@ -27,8 +29,25 @@ METAWORLD_TASKS = (
     "reach reach-wall shelf-place soccer stick-pull stick-push sweep sweep-into window-close window-open"
 ).split()
 
-SIZES = {"metaworld": (39, 4)}
-"""suite: numbers of an observation and of an action"""
+ROBOMIMIC_TASKS = {"lift": "Lift", "can": "PickPlaceCan", "square": "NutAssemblySquare"}
+ROBOMIMIC_OBS = (
+    "object-state robot0_joint_pos robot0_joint_pos_cos robot0_joint_pos_sin robot0_joint_vel robot0_eef_pos "
+    "robot0_eef_quat robot0_gripper_qpos robot0_gripper_qvel"
+).split()  # the order of the human preferences' observations
+D4RL_TASKS = {  # environment, returns of D4RL's random and expert policies (scores 0 and 100)
+    "hopper": ("Hopper-v4", -20.272305, 3234.3),
+    "walker2d": ("Walker2d-v4", 1.629008, 4592.3),
+    "halfcheetah": ("HalfCheetah-v4", -280.178953, 12135.0),
+}
+SUITES = {
+    **{f"{task}-v2": "metaworld" for task in METAWORLD_TASKS},
+    **{f"{task}-{kind}": "robomimic" for task in ROBOMIMIC_TASKS for kind in ("ph", "mh")},
+    **{f"{task}-{kind}-v2": "d4rl" for task in D4RL_TASKS for kind in ("medium-replay", "medium-expert")},
+}
+"""environment id: suite"""
+SIZES = {"lift": (49, 7), "can": (53, 7), "square": (53, 7), "hopper": (11, 3), "walker2d": (17, 6),
+         "halfcheetah": (17, 6)}  # fmt: skip
+"""task: numbers of an observation and of an action; MetaWorld's have 39 and 4"""
 RENDER_EVERY = 4
 """steps between two frames of a video: rendering without a GPU takes about 0.2 s a frame"""
 EPISODE_TIMEOUT = 600
@@ -45,21 +64,35 @@ def resolve(env: str) -> tuple[str, str]:
     Raises:
         InputError: no such environment; names the nearest ones.
     """
-    task = env.removesuffix("-v2").removesuffix("-v3")
-    if task in METAWORLD_TASKS:
-        return "metaworld", f"{task}-v2"
-    near = [f"{name}-v2" for name in difflib.get_close_matches(task, METAWORLD_TASKS, n=3, cutoff=0.4)]
-    raise InputError(f"--env {env}: no such environment; " + (f"did you mean {', '.join(near)}?" if near else
-                     "try a MetaWorld task such as drawer-open-v2"))  # fmt: skip
+    stem = env.removesuffix("-v2").removesuffix("-v3")
+    for name in (stem, f"{stem}-v2"):
+        if name in SUITES:
+            return SUITES[name], name
+    near = difflib.get_close_matches(env, SUITES, n=3, cutoff=0.4)
+    known = "drawer-open-v2 (MetaWorld), lift-ph (robomimic) or hopper-medium-expert-v2 (D4RL)"
+    hint = f"did you mean {', '.join(near)}?" if near else f"try {known}"
+    raise InputError(f"--env {env}: no such environment; {hint}")
 
 
-def make(env: str, goal_visible: bool = False, render: bool = False):
-    """A Gymnasium environment for `env`, random goals drawn from the seed given to `reset_env`.
+def sizes(env: str) -> tuple[int, int]:
+    """Numbers of an observation and of an action."""
+    return SIZES.get(env.split("-")[0], (39, 4))
+
+
+def make(env: str, goal_visible: bool = False, render: bool = False) -> gymnasium.Env:
+    """A Gymnasium environment for `env`; `reset_env` seeds it.
 
     MetaWorld: the v2 task on the current MuJoCo bindings with the v2 reward; the goal (last three numbers of the
-    observation) is zero unless `goal_visible`, which the scripted policies need.
+    observation) is zero unless `goal_visible`, which the scripted policies need. Robomimic: the robosuite task that
+    the datasets record. D4RL: Gymnasium's -v4, the nearest to the environments of the datasets.
     """
-    _, name = resolve(env)
+    suite, name = resolve(env)
+    if suite == "robomimic":
+        return Robosuite(name, render)
+    if suite == "d4rl":
+        gymnasium.logger.min_level = gymnasium.logger.ERROR  # it would advise -v5, which has other observations
+        extra = {"render_mode": "rgb_array", "camera_name": "track"} if render else {}  # else it walks out of sight
+        return gymnasium.make(D4RL_TASKS[name.split("-")[0]][0], disable_env_checker=True, **extra)
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
     extra = {"render_mode": "rgb_array", "camera_name": "corner"} if render else {}
@@ -71,8 +104,59 @@ def make(env: str, goal_visible: bool = False, render: bool = False):
     return sim
 
 
-def reset_env(sim, seed: int, goal: np.ndarray | None = None) -> np.ndarray:  # -> (O,)
-    """Reset to the object and goal positions that `seed` draws, or to `goal`, the `_last_rand_vec` of another reset."""
+class Robosuite(gymnasium.Env):
+    """A task of robosuite 1.4 with the Panda arm and the controller of the robomimic datasets.
+
+    Observation (49 or 53,): ROBOMIMIC_OBS in order. Reward 1 in a state of success, which ends the episode, else 0;
+    truncated at robomimic's horizon, 400 (ph) or 500 (mh) steps of 1/20 s.
+    """
+
+    def __init__(self, env: str, render: bool = False):
+        os.environ.setdefault("MUJOCO_GL", "glx")  # robosuite would insist on EGL, which may be missing
+        logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
+        import robomimic
+        import robosuite
+
+        task, kind = env.split("-")
+        controller = robosuite.load_controller_config(default_controller="OSC_POSE")
+        self.sim = robosuite.make(
+            ROBOMIMIC_TASKS[task], robots="Panda", controller_configs=controller, control_freq=20, ignore_done=True,
+            reward_shaping=False, use_camera_obs=False, has_renderer=False, has_offscreen_renderer=render,
+        )  # fmt: skip
+        for what in ("enabled", "active"):
+            self.sim.modify_observable("robot0_joint_pos", what, True)
+        self.horizon, self.steps = robomimic.DATASET_REGISTRY[task][kind]["low_dim"]["horizon"], 0
+        obs_dim, act_dim = sizes(env)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (obs_dim,), np.float64)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (act_dim,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        super().reset(seed=seed)
+        before = np.random.get_state()  # robosuite places objects by numpy's global state
+        np.random.seed(self.np_random.integers(2**32))
+        obs, self.steps = self.sim.reset(), 0
+        np.random.set_state(before)
+        return self._flat(obs), {}
+
+    def step(self, action: np.ndarray):
+        obs, reward, _, _ = self.sim.step(action)
+        success, self.steps = bool(self.sim._check_success()), self.steps + 1
+        return self._flat(obs), float(reward), success, self.steps >= self.horizon, {"success": success}
+
+    def render(self) -> np.ndarray:
+        return self.sim.sim.render(camera_name="agentview", width=480, height=480)[::-1]
+
+    def close(self) -> None:
+        self.sim.close()
+
+    def _flat(self, obs: dict[str, np.ndarray]) -> np.ndarray:
+        return np.concatenate([np.atleast_1d(obs[name]) for name in ROBOMIMIC_OBS])
+
+
+def reset_env(sim: gymnasium.Env, seed: int, goal: np.ndarray | None = None) -> np.ndarray:  # -> (O,)
+    """Reset to the state that `seed` draws. MetaWorld: or to `goal`, the `_last_rand_vec` of another reset."""
+    if not hasattr(sim, "seeded_rand_vec"):
+        return sim.reset(seed=int(seed))[0]
     if goal is None:
         sim.seed(int(seed))
         sim._freeze_rand_vec = False
@@ -84,9 +168,18 @@ def reset_env(sim, seed: int, goal: np.ndarray | None = None) -> np.ndarray:  # 
     return sim.reset()[0]
 
 
-def frame(sim) -> np.ndarray:  # -> (H,W,3) uint8
+def frame(sim: gymnasium.Env) -> np.ndarray:  # -> (H,W,3) uint8
     """One picture of the simulation, the right way up (MetaWorld's corner camera hangs upside down)."""
-    return np.ascontiguousarray(sim.render()[::-1, ::-1])
+    picture = sim.render()
+    return np.ascontiguousarray(picture[::-1, ::-1] if hasattr(sim, "seeded_rand_vec") else picture)
+
+
+def d4rl_score(env: str, episode_return: float) -> float | None:
+    """D4RL's normalised score, 0 for its random and 100 for its expert policy; None for other suites."""
+    if resolve(env)[0] != "d4rl":
+        return None
+    _, low, high = D4RL_TASKS[env.split("-")[0]]
+    return 100 * (episode_return - low) / (high - low)
 
 
 def seed_of(*key: int) -> int:
@@ -107,20 +200,25 @@ def mean_action(actor: dict[str, np.ndarray], obs: np.ndarray) -> np.ndarray:  #
 _cache: dict[tuple[str, bool], object] = {}  # a worker's simulators
 
 
-def rollout(env: str, actor: dict[str, np.ndarray], seed: int, video: Path | None = None) -> dict[str, float]:
-    """One episode of the mean action. Returns `return`, `success` (the maximum over the episode) and `length`."""
+def rollout(env: str, actor: dict[str, np.ndarray], seed: int, video: Path | None = None) -> dict[str, float | None]:
+    """One episode of the mean action.
+
+    Returns:
+        return; success, the maximum over the episode, and D4RL's score: None where the environment has none; length.
+    """
     key = (env, video is not None)
     sim = _cache.get(key) or _cache.setdefault(key, make(env, render=video is not None))
-    obs, total, success, steps, frames, done = reset_env(sim, seed), 0.0, 0.0, 0, [], False
+    obs, total, success, steps, frames, done = reset_env(sim, seed), 0.0, None, 0, [], False
     while not done:
         if video is not None and steps % RENDER_EVERY == 0:
             frames.append(frame(sim))
         obs, reward, terminated, truncated, info = sim.step(mean_action(actor, obs))
-        total, success, steps = total + float(reward), max(success, float(info["success"])), steps + 1
+        total, steps = total + float(reward), steps + 1
+        success = max(success or 0.0, float(info["success"])) if "success" in info else None
         done = terminated or truncated
     if video is not None:
         write_video(video, frames)
-    return {"return": total, "success": success, "length": steps}
+    return {"return": total, "success": success, "score": d4rl_score(env, total), "length": steps}
 
 
 def write_video(path: Path, frames: list[np.ndarray]) -> None:
@@ -251,7 +349,7 @@ def evaluate(
     many workers there are and whichever seeds are trained beside it.
 
     Returns:
-        For each seed: episodes, return_mean, return_std, success, score (None: the environment has none), length.
+        For each seed: episodes, return_mean, return_std, success, score (None where there is none), length.
     """
     jobs = [
         (env, actor, seed_of(seed, step, i), videos[k] if videos and i == 0 else None)
@@ -260,8 +358,9 @@ def evaluate(
     results, rows = workers.run(rollout, jobs), []
     for k in range(len(seeds)):
         part = results[k * episodes : (k + 1) * episodes]
-        column = {name: np.array([r[name] for r in part]) for name in part[0]}
-        rows.append({"episodes": episodes, "return_mean": float(column["return"].mean()),
-                     "return_std": float(column["return"].std()), "success": float(column["success"].mean()),
-                     "score": None, "length": float(column["length"].mean())})  # fmt: skip
+        column = {name: [r[name] for r in part] for name in part[0]}
+        mean = {name: None if None in column[name] else float(np.mean(column[name])) for name in column}
+        rows.append({"episodes": episodes, "return_mean": mean["return"],
+                     "return_std": float(np.std(column["return"])), "success": mean["success"],
+                     "score": mean["score"], "length": mean["length"]})  # fmt: skip
     return rows

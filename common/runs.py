@@ -10,6 +10,7 @@ import contextlib
 import csv
 import dataclasses
 import fcntl
+import fnmatch
 import io
 import json
 import os
@@ -28,7 +29,7 @@ import torch
 import tyro
 
 from common.datasets import atomic
-from common.envs import InputError, available_cpus
+from common.envs import InputError, WorkersError, available_cpus, resolve
 
 SCHEMA = 1
 """version of checkpoint.pt"""
@@ -48,12 +49,13 @@ def default_data_dir() -> Path:
 
 @contextlib.contextmanager
 def user_errors():
-    """Turn an InputError into one line on stderr and exit status 2."""
+    """One line on stderr, not a traceback: for wrong input (exit status 2), a fault of the machine or a number (1)."""
     try:
         yield
-    except InputError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    except (InputError, OSError, WorkersError, NotFinite) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(f"{Path(sys.argv[0]).name}: error: {reason}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, InputError) else 1) from None
 
 
 def parse_args(defaults, argv: list[str] | None = None):
@@ -70,14 +72,25 @@ def parse_args(defaults, argv: list[str] | None = None):
 
 
 def peek_env(default: str, argv: list[str] | None = None) -> str:
-    """The value of --env before the rest is parsed, since it chooses the defaults of the rest."""
-    argv = sys.argv[1:] if argv is None else argv
+    """The value of the last --env before the rest is parsed, since it chooses the defaults of the rest."""
+    argv, env = sys.argv[1:] if argv is None else argv, default
     for i, word in enumerate(argv):
         if word == "--env" and i + 1 < len(argv):
-            return argv[i + 1]
+            env = argv[i + 1]
         if word.startswith("--env="):
-            return word.removeprefix("--env=")
-    return default
+            env = word.removeprefix("--env=")
+    return env
+
+
+def default_args(cls, table: dict[str, dict], argv: list[str] | None = None):
+    """The defaults for the environment that --env names: those of the dataclass `cls`, then those of every pattern in
+    `table` that fits. Wrong --env: InputError.
+    """
+    env, deltas = resolve(peek_env(cls.env, argv))[1], {}
+    for pattern, values in table.items():
+        if fnmatch.fnmatchcase(env, pattern):
+            deltas |= values
+    return cls(**{"env": env, "data_dir": default_data_dir(), **deltas})
 
 
 # what an argument must be; the same names mean the same in every script
@@ -93,7 +106,9 @@ LIMITS = (
     ("in (0, 1]", lambda x: 0 < x <= 1, "tau"),
     ("in [0, 1]", lambda x: 0 <= x <= 1, "replay_weight"),
     ("between 0 and 1", lambda x: 0 < x < 1, "expectile"),
+    ("finite", lambda x: abs(x) < float("inf"), "reward_shift"),
     ("one or more positive sizes", lambda x: len(x) >= 1 and min(x) >= 1, "hidden_sizes"),
+    ("human or script", lambda x: x in ("human", "script"), "preference_labels"),
     ("highest, high or medium", lambda x: x in ("highest", "high", "medium"), "matmul_precision"),
 )  # fmt: skip
 
@@ -174,6 +189,27 @@ def tree_map(function, *trees):
     return function(*trees)
 
 
+class NotFinite(RuntimeError):
+    """A loss is NaN or infinite."""
+
+
+def check_finite(run_dir: Path, step: int, metrics: dict, state: dict, batch: dict | None = None) -> None:
+    """Raises NotFinite where a metric of update `step` is NaN or infinite, and saves what made it for a look.
+
+    RUN_DIR/not-finite.pt: metrics, state (after that update) and batch, of all seeds of this process. Without `batch`,
+    ahead of a checkpoint, the state's numbers are looked at too.
+    """
+    bad = [name for name, metric in metrics.items() if not metric.isfinite().all()]
+    if batch is None:
+        for name, network in state.items():
+            tree_map(lambda leaf, name=name: leaf.isfinite().all() or bad.append(name), network)
+    if bad:
+        path = run_dir / "not-finite.pt"
+        save(path, {"schema": SCHEMA, "step": step, "metrics": metrics, "state": state, "batch": batch or {}})
+        what = ", ".join(dict.fromkeys(bad))
+        raise NotFinite(f"update {step}: {what} not finite; see {path}; the checkpoint before it is intact")
+
+
 # ---------------------------------------------------------------- a seed's folder
 class Run:
     """The folder of one seed: what is there from an earlier start, and all that is written.
@@ -204,6 +240,9 @@ class Run:
         self.step = self.checkpoint["step"] if self.checkpoint else 0
         # `open` empties the folder of a run that is to be overwritten or has not trained yet, once all input is checked
         self.started = not args.overwrite and (self.step > 0 or (self.folder / "reward.pt").exists())
+        if not self.started and not args.overwrite and (self.folder / "final.pt").exists():
+            raise InputError(f"{self.folder}: holds a finished run without its checkpoint; choose another --run-dir, "
+                             "or start anew with --overwrite")  # fmt: skip
         if self.started:
             self._compare(self.args, self.config.get("args", {}), self.config.get("algorithm", algorithm))
         else:
@@ -266,17 +305,31 @@ class Run:
             partial.write_text(json.dumps(config, indent=2, default=str) + "\n")
         for name in ("train", "eval", "time"):
             self.open_table(name, self.step if self.checkpoint else -1)
-        from torch.utils.tensorboard import SummaryWriter
+        with self._optional("board"):
+            from torch.utils.tensorboard import SummaryWriter
 
-        self.board = SummaryWriter(str(self.folder), purge_step=self.step + 1 if self.checkpoint else None)
+            self.board = SummaryWriter(str(self.folder), purge_step=self.step + 1 if self.checkpoint else None)
         if track:
-            import wandb
+            with self._optional("wandb"):
+                import wandb
 
-            name = f"{self.algorithm}_{self.args['env']}_seed-{self.seed}"
-            project, entity = self.args["wandb_project"], self.args["wandb_entity"] or None
-            self.wandb = wandb.init(project=project, entity=entity, name=name, dir=str(self.folder), config=config,
-                                    id=config["wandb_id"], resume="allow", reinit="create_new")  # fmt: skip
-            self.wandb.define_metric("*", step_metric="step")
+                name = f"{self.algorithm}_{self.args['env']}_seed-{self.seed}"
+                project, entity = self.args["wandb_project"], self.args["wandb_entity"] or None
+                self.wandb = wandb.init(project=project, entity=entity, name=name, dir=str(self.folder), config=config,
+                                        id=config["wandb_id"], resume="allow", reinit="create_new")  # fmt: skip
+                self.wandb.define_metric("*", step_metric="step")
+
+    @contextlib.contextmanager
+    def _optional(self, name: str):
+        """Training goes on without TensorBoard (`board`) or wandb where they fail; said once."""
+        try:
+            yield
+        except Exception as error:  # each has its own kinds
+            setattr(self, name, None)
+            shown = {"board": "TensorBoard", "wandb": "Weights & Biases"}[name]
+            reason = (str(error).splitlines() or [""])[0]
+            print(f"{self.folder}: {shown} failed ({type(error).__name__}: {reason}); training goes on without",
+                  file=sys.stderr)  # fmt: skip
 
     def open_table(self, name: str, step: int) -> None:
         """Go on with NAME.csv after its row of `step`: what was logged later will be computed, and logged, again."""
@@ -307,10 +360,13 @@ class Run:
             writer.writerow(cells)
         self.rows[name].append({k: str(v) for k, v in cells.items()})
         tags = {k if "/" in k else f"{name}/{k}": v for k, v in row.items() if v is not None}
-        for tag, value in tags.items():
-            self.board.add_scalar(tag, value, step)
+        if self.board:
+            with self._optional("board"):
+                for tag, value in tags.items():
+                    self.board.add_scalar(tag, value, step)
         if self.wandb:
-            self.wandb.log(tags | {"step": step})
+            with self._optional("wandb"):
+                self.wandb.log(tags | {"step": step})
 
     def evaluated(self, step: int) -> bool:
         """Whether the evaluation of this step is in eval.csv."""
@@ -337,7 +393,9 @@ class Run:
 
     def save_checkpoint(self, step: int, state: dict) -> None:
         """Write checkpoint.pt. `state`: nested dicts of this seed's tensors."""
-        self.board.flush()
+        if self.board:
+            with self._optional("board"):
+                self.board.flush()
         state = tree_map(lambda t: t.detach().cpu().clone(), state)  # clone: a slice would save all seeds' storage
         save(
             self.folder / "checkpoint.pt",
@@ -359,9 +417,11 @@ class Run:
     def close(self) -> None:
         """Close the logs and give up the folder."""
         if self.board:
-            self.board.close()
+            with self._optional("board"):
+                self.board.close()
         if self.wandb:
-            self.wandb.finish()
+            with self._optional("wandb"):
+                self.wandb.finish()
         self.lock.close()
 
 
@@ -382,17 +442,21 @@ def read_saved(path: Path, names: tuple[str, ...]) -> dict:
             saved = torch.load(path, map_location="cpu", weights_only=True)
         schema, _ = saved["schema"], [saved[name] for name in names]
     except Exception as error:  # torch raises many kinds for a damaged file, with advice to load it unsafely
-        reason = type(error).__name__
-        raise InputError(f"{path}: damaged ({reason}); delete it or start anew with --overwrite") from None
+        reason = f"no {error}" if isinstance(error, KeyError) else type(error).__name__
+        raise InputError(
+            f"{path}: damaged, or another kind of file ({reason}); delete it or start anew with --overwrite"
+        ) from None
     if schema != SCHEMA:
         raise InputError(f"{path}: has schema {schema}, this code writes {SCHEMA}; start anew with --overwrite")
     return saved
 
 
 def save(path: Path, content: dict) -> None:
-    """torch.save, atomically."""
+    """torch.save, atomically. By way of memory: written directly, a full disk would not be an OSError."""
+    memory = io.BytesIO()
+    torch.save(content, memory)
     with atomic(path) as partial:
-        torch.save(content, partial)
+        partial.write_bytes(memory.getbuffer())
 
 
 def print_summary(runs: list[Run]) -> dict:

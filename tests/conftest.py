@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ.setdefault("MUJOCO_GL", "glx")  # tests that render say so themselves
+
+# A shell that starts pytest in the background lets it, and so what it starts, ignore Ctrl-C; some tests send one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import torch  # noqa: E402
 

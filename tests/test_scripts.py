@@ -86,6 +86,14 @@ def test_finished_run_says_so_and_other_arguments_are_refused(run, reference):
     assert "--beta 0.333" in other.stderr and "0.5" in other.stderr
 
 
+def test_a_finished_run_without_its_checkpoint_is_not_erased(run, reference, tmp_path):
+    shutil.copytree(reference, tmp_path / "copy/seed-1")
+    (tmp_path / "copy/seed-1/checkpoint.pt").unlink()
+    refused = run("ipl_iql", *SMALL, "--run-dir", tmp_path / "copy")
+    assert refused.returncode == 2 and "--overwrite" in refused.stderr
+    assert_same_run(tmp_path / "copy/seed-1", reference)
+
+
 def test_overwrite_starts_anew(run, tmp_path):
     assert run("ipl_iql", *SMALL, "--lr", 0.1).returncode == 0
     anew = run("ipl_iql", *SMALL, "--overwrite")

@@ -16,7 +16,6 @@ import torch
 from algorithms import ipl_awac, ipl_iql, ipl_xql, iql, mr_iql, pt_iql
 from algorithms.ipl_iql import expectile_loss, implied_reward, log_prob, preference_loss
 from algorithms.ipl_xql import gumbel_loss
-from common.envs import InputError
 from common.runs import tree_map
 from tests import parity
 
@@ -200,13 +199,6 @@ def test_reward_model_stops_learning_after_its_steps():
     assert largest_difference(early, final_state(mr_iql, args, [1], 4)["reward"]) > 0
 
 
-def test_oracle_refuses_pairs_without_rewards():
-    args = small(iql)
-    batch = {"obs": torch.zeros(1, 4, OBS), "action": torch.zeros(1, 4, ACT), "next_obs": torch.zeros(1, 4, OBS)}
-    with pytest.raises(InputError, match="rewards"):
-        iql.make_batch(args, [1], 0, batch, None)
-
-
 # ---------------------------------------------------------------- one house style
 MAY_DIFFER = {  # name: (reason, the groups of scripts within which it is still the same)
     "Args": ("each method's own hyper-parameters", []),
@@ -215,7 +207,8 @@ MAY_DIFFER = {  # name: (reason, the groups of scripts within which it is still 
     "make_batch": ("IPL joins segments and replay, the others choose one of them",
                    [("ipl_iql", "ipl_awac", "ipl_xql"), ("iql", "pt_iql")]),
     "make_update": ("the method", []),
-    "train": ("pt_iql trains its reward model first", [("ipl_iql", "ipl_awac", "ipl_xql", "mr_iql", "iql")]),
+    "train": ("pt_iql trains its reward model first, iql needs rewards",
+              [("ipl_iql", "ipl_awac", "ipl_xql", "mr_iql")]),
 }  # fmt: skip
 
 

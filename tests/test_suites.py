@@ -1,0 +1,518 @@
+"""Robomimic and D4RL: environments, files in their published layouts, human preferences, downloads."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from common import datasets
+from common.buffers import PreferenceBuffer
+from common.datasets import ensure_human, read_preferences, read_transitions
+from common.envs import (
+    ROBOMIMIC_OBS,
+    SUITES,
+    InputError,
+    Interrupted,
+    Workers,
+    d4rl_score,
+    evaluate,
+    make,
+    reset_env,
+    resolve,
+    rollout,
+    sizes,
+)
+from tests.conftest import REPOSITORY, command, environment
+
+LIFT, HOPPER = "lift-ph", "hopper-medium-expert-v2"
+OBS_SIZES = dict(zip(ROBOMIMIC_OBS, (10, 7, 7, 7, 7, 3, 4, 2, 2), strict=True))  # of Lift
+
+
+# ---------------------------------------------------------------- environments
+@pytest.mark.parametrize("env", ["lift-ph", "can-mh", "square-ph", HOPPER, "walker2d-medium-replay-v2",
+                                 "halfcheetah-medium-expert-v2"])  # fmt: skip
+def test_an_environment_is_what_its_seed_makes_it(env):
+    sim = make(env)
+    first, other, again = (reset_env(sim, seed) for seed in (3, 4, 3))
+    assert first.shape == (sizes(env)[0],) and sim.action_space.shape == (sizes(env)[1],)
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    action = np.full(sim.action_space.shape, 0.1, np.float32)
+    reset_env(sim, 3)
+    steps = [sim.step(action)[0] for _ in range(3)]
+    state = np.random.get_state()[1].copy()
+    reset_env(sim, 3)
+    assert all(np.array_equal(sim.step(action)[0], step) for step in steps)
+    assert np.array_equal(np.random.get_state()[1], state)  # robosuite draws from it; ours puts it back
+    sim.close()
+
+
+def still(env: str) -> dict[str, np.ndarray]:
+    """An actor that does nothing."""
+    return {"w0": np.zeros(sizes(env), np.float32), "b0": np.zeros(sizes(env)[1], np.float32)}
+
+
+def test_robomimic_episodes_end_at_their_horizon_and_at_success(monkeypatch):
+    idle = rollout("lift-ph", still("lift-ph"), 1)
+    assert idle == {"return": 0.0, "success": 0.0, "score": None, "length": 400}
+    sim = make("lift-mh")
+    reset_env(sim, 1)
+    ends = [sim.step(np.zeros(7))[2:4] for _ in range(500)]
+    assert ends == [(False, False)] * 499 + [(False, True)]
+    reset_env(sim, 1)
+    body = sim.sim.cube_body_id  # the cube hangs in the air: lifted
+    joint = sim.sim.sim.data.get_joint_qpos("cube_joint0").copy()
+    joint[2] += 0.3
+    sim.sim.sim.data.set_joint_qpos("cube_joint0", joint)
+    sim.sim.sim.forward()
+    _, reward, terminated, truncated, info = sim.step(np.zeros(7))
+    assert sim.sim.sim.data.body_xpos[body][2] > 0.9
+    assert (reward, terminated, truncated, info["success"]) == (1.0, True, False, True)
+    sim.close()
+
+
+def test_d4rl_scores():
+    assert d4rl_score(HOPPER, 3234.3) == pytest.approx(100) and d4rl_score(HOPPER, -20.272305) == pytest.approx(0)
+    assert d4rl_score("walker2d-medium-expert-v2", 4592.3) == pytest.approx(100)
+    assert d4rl_score("drawer-open-v2", 1.0) is None
+    workers = Workers(2)
+    (row,) = evaluate(workers, HOPPER, [still(HOPPER)], [1], 0, 4)
+    workers.close()
+    assert row["success"] is None and row["score"] == pytest.approx(d4rl_score(HOPPER, row["return_mean"]))
+    assert 10 < row["length"] < 1000  # it falls
+
+
+@pytest.mark.parametrize("env", ["drawer-open-v2", LIFT, HOPPER])
+def test_videos_show_something(env):
+    """In a process of its own, since OpenGL may end it; skipped where nothing renders."""
+    works = [name for name in ("egl", "osmesa") if in_process("import mujoco; mujoco.GLContext(64, 64)", name) == ""]
+    if not works:
+        pytest.skip("off-screen rendering needs libEGL or libOSMesa")
+    code = f"""from common.envs import frame, make, reset_env
+sim = make("{env}", render=True)
+reset_env(sim, 1)
+picture = frame(sim)
+print(picture.shape, picture.dtype, picture.std() > 10)
+sim.close()"""
+    assert in_process(code, works[0]) == "(480, 480, 3) uint8 True\n"
+
+
+def in_process(code: str, backend: str) -> str:
+    """What `code` prints in a process with this OpenGL back end; its errors, if it fails."""
+    gl = {**os.environ, "MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
+    done = subprocess.run([sys.executable, "-c", code], env=gl, capture_output=True, text=True, cwd=REPOSITORY)
+    return done.stdout if done.returncode == 0 else done.stderr
+
+
+def test_names():
+    assert resolve("hopper-medium-expert") == ("d4rl", HOPPER) and resolve("lift-ph") == ("robomimic", "lift-ph")
+    assert {suite: sum(s == suite for s in SUITES.values()) for suite in set(SUITES.values())} == {
+        "metaworld": 50, "robomimic": 6, "d4rl": 6}  # fmt: skip
+    with pytest.raises(InputError, match="lift-ph"):
+        resolve("lift-hp")
+
+
+# ---------------------------------------------------------------- files, written by hand from real episodes
+def episode(env: str, seed: int, steps: int) -> dict[str, np.ndarray]:
+    """Uniform actions from the seed's start; ends early where the environment does."""
+    sim, rng = make(env), np.random.default_rng(seed)
+    rows, obs = [], reset_env(sim, seed)
+    for _ in range(steps):
+        action = rng.uniform(-1, 1, sim.action_space.shape)
+        following, reward, terminated, _, _ = sim.step(action)
+        rows.append((obs, action, reward, following, terminated))
+        obs = following
+        if terminated:
+            break
+    sim.close()
+    return dict(zip(("obs", "action", "reward", "next_obs", "terminal"), map(np.array, zip(*rows, strict=True)),
+                    strict=True))  # fmt: skip
+
+
+def write_robomimic(path: Path, episodes: list[dict], task: str = "Lift") -> None:
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["env_args"] = json.dumps({"env_name": task, "type": 1, "env_kwargs": {}})
+        data.attrs["total"] = sum(len(e["reward"]) for e in episodes)
+        for i, e in enumerate(episodes):
+            demo = data.create_group(f"demo_{i}")
+            demo.attrs["num_samples"] = len(e["reward"])
+            for name in ("actions", "rewards"):
+                demo[name] = e[name[:-1]]
+            demo["dones"], demo["states"] = np.zeros(len(e["reward"])), np.zeros((len(e["reward"]), 32))
+            for group in ("obs", "next_obs"):
+                column = 0
+                for name, size in OBS_SIZES.items():
+                    key = "object" if name == "object-state" else name
+                    demo[f"{group}/{key}"] = e[group][:, column : column + size]
+                    column += size
+                demo[f"{group}/robot0_eef_vel_lin"] = np.zeros((len(e["reward"]), 3))  # there, and not used
+
+
+def write_d4rl(path: Path, episodes: list[dict], next_observations: bool = True) -> None:
+    with h5py.File(path, "w") as file:
+        names = {"observations": "obs", "actions": "action", "rewards": "reward", "terminals": "terminal"}
+        for name, key in names.items():
+            column = np.concatenate([e[key] for e in episodes])
+            file[name] = column if key == "terminal" else column.astype(np.float32)
+        timeout = [np.arange(len(e["reward"])) == len(e["reward"]) - 1 for e in episodes]
+        file["timeouts"] = np.concatenate(timeout) & ~file["terminals"][()]
+        if next_observations:
+            file["next_observations"] = np.concatenate([e["next_obs"] for e in episodes]).astype(np.float32)
+        file["metadata/algorithm"] = "SAC"
+        file["infos/qpos"] = np.zeros((len(column), 6))
+
+
+def write_pairs(path: Path, episodes: list[dict], length: int, pairs: int = 30) -> None:
+    """Pairs in the layout of the released human preferences."""
+    rng = np.random.default_rng(0)
+    long = [e for e in episodes if len(e["reward"]) >= length]
+
+    def segments(key: str, draws) -> np.ndarray:
+        return np.stack([long[e][key][t : t + length] for e, t in draws])
+
+    draws = [[(e, rng.integers(0, len(long[e]["reward"]) - length + 1)) for e in rng.integers(0, len(long), pairs)]
+             for _ in range(2)]  # fmt: skip
+    np.savez(path, label=rng.choice([0.0, 0.5, 1.0], pairs),
+             **{f"{name}_{k + 1}": segments(key, draws[k]) for name, key in (("obs", "obs"), ("action", "action"))
+                for k in range(2)})  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("suites")
+    lift = [episode(LIFT, seed, 60) for seed in range(3)]
+    hopper = [episode(HOPPER, seed, 1000) for seed in range(12)]  # ends by falling
+    hopper += [{k: v[:5] for k, v in hopper[0].items()}, hopper[1]]  # a time limit after five steps, then one more
+    write_robomimic(folder / "lift.hdf5", lift)
+    write_d4rl(folder / "hopper.hdf5", hopper)
+    write_pairs(folder / "lift.npz", lift, 50)
+    write_pairs(folder / "hopper.npz", hopper, 10)
+    return {"folder": folder, "lift": lift, "hopper": hopper}
+
+
+def test_robomimic_file_is_read_as_written(files):
+    t = read_transitions(files["folder"] / "lift.hdf5", LIFT)
+    for key in ("obs", "action", "reward", "next_obs"):
+        want = np.concatenate([e[key] for e in files["lift"]]).astype(np.float32)
+        np.testing.assert_array_equal(getattr(t, key), np.clip(want, -datasets.ACTION_LIMIT, datasets.ACTION_LIMIT)
+                                      if key == "action" else want)  # fmt: skip
+    assert np.flatnonzero(t.terminal).tolist() == [59, 119, 179]  # the last step of each demonstration
+
+
+def test_demonstrations_come_in_the_files_order(tmp_path, files):
+    """demo_10 before demo_2: the order in which the human preferences count."""
+    many = [{k: v[:2] for k, v in files["lift"][0].items()} | {"reward": np.full(2, i)} for i in range(11)]
+    write_robomimic(tmp_path / "many.hdf5", many)
+    assert read_transitions(tmp_path / "many.hdf5", LIFT).reward[::2].tolist() == [0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9]
+    with h5py.File(tmp_path / "many.hdf5", "r+") as file:  # a part of a dataset need not hold demo_0
+        del file["data/demo_0"]
+    assert read_transitions(tmp_path / "many.hdf5", LIFT).reward[::2].tolist() == [1, 10, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+def test_d4rl_file_has_no_transition_across_episodes(files):
+    t, hopper = read_transitions(files["folder"] / "hopper.hdf5", HOPPER), files["hopper"]
+    returns = [e["reward"].sum() for e in hopper]
+    kept = [{k: v[: len(v) if e["terminal"][-1] else -1] for k, v in e.items()} for e in hopper]
+    for key in ("obs", "action"):
+        want = np.concatenate([e[key] for e in kept])
+        np.testing.assert_allclose(getattr(t, key), want, atol=2e-5)
+    going = t.terminal == 0
+    np.testing.assert_allclose(t.next_obs[going], np.concatenate([e["next_obs"] for e in kept])[going], atol=1e-6)
+    assert np.array_equal(t.terminal, np.concatenate([e["terminal"] for e in kept]))
+    assert t.terminal.sum() == 13 and len(t.obs) == sum(len(e["reward"]) for e in hopper) - 1
+    scale = 1000 / (max(returns) - min(returns))
+    np.testing.assert_allclose(t.reward, np.concatenate([e["reward"] for e in kept]) * scale, rtol=1e-5)
+
+
+def test_script_labels_come_from_the_rewards_within_episodes(tmp_path, files):
+    e = files["hopper"][0]
+    long = [{k: np.tile(v[:20], (10,) + (1,) * (v.ndim - 1)) for k, v in e.items()} for _ in range(3)]
+    for i, part in enumerate(long):  # walks that go on: each next observation is the next row's
+        part["obs"] = np.random.default_rng(i).normal(size=part["obs"].shape)
+        part["next_obs"] = np.concatenate([part["obs"][1:], part["obs"][:1]])
+        part["reward"], part["terminal"] = np.random.default_rng(i).normal(size=200), np.zeros(200, bool)
+    write_d4rl(tmp_path / "long.hdf5", long)
+    p, t = (f(tmp_path / "long.hdf5", HOPPER) for f in (read_preferences, read_transitions))
+    assert p.length == 100 and p.start.shape == (10_000, 2)
+    rows = p.start[..., None] + np.arange(100)
+    assert np.array_equal(rows // 199, np.broadcast_to(rows[..., :1] // 199, rows.shape))  # 199 steps an episode
+    assert set(np.unique(rows[..., 0] // 199)) == {0, 1, 2}
+    returns = t.reward.astype(np.float64)[rows].sum(-1)
+    assert np.array_equal(p.label, 0.5 + 0.5 * np.sign(returns[:, 1] - returns[:, 0]))
+
+
+SMALL = (
+    "--total-steps 200 --eval-every 200 --eval-episodes 1 --log-every 100 --hidden-sizes 16 16 --threads 1 --no-compile"
+)
+OF = {"pt_iql": "--reward-epochs 5 --reward-width 16 --reward-batch-size 16".split()}
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in (REPOSITORY / "algorithms").glob("*.py")))
+@pytest.mark.parametrize(("env", "name", "window"), [(LIFT, "lift", 32), (HOPPER, "hopper", 8)], ids=["lift", "hopper"])
+def test_every_script_trains_on_every_suite(files, tmp_path, script, env, name, window):
+    """200 steps on segments and offline dataset, with the suite's own defaults for the rest."""
+    folder = files["folder"]
+    arguments = ["--env", env, *SMALL.split(), *OF.get(script, []), "--dataset", folder / f"{name}.hdf5",
+                 "--preferences", folder / f"{name}.npz", "--segment-length", window]  # fmt: skip
+    done = subprocess.run(command(script, *arguments), **environment(tmp_path / "data", tmp_path))
+    assert done.returncode == 0, done.stderr
+    seed = tmp_path / "runs" / env / script / "seed-1"
+    config = json.loads((seed / "config.json").read_text())
+    assert config["args"]["use_replay"] and config["args"]["preference_batch_size"] == 8
+    assert config["args"]["beta"] == (2.0 if name == "lift" else 1 / 3)
+    last = (seed / "eval.csv").read_text().splitlines()[-1].split(",")
+    assert last[0] == "200" and (last[4] != "") == (name == "lift") and (last[5] != "") == (name == "hopper")
+
+
+def test_help_shows_the_defaults_of_the_suite(tmp_path):
+    @functools.cache
+    def said(env: str) -> str:
+        shown = subprocess.run(command("ipl_iql", "--env", env, "--help"), **environment(tmp_path, tmp_path)).stdout
+        return re.sub(r"[│\s]+", " ", shown)
+
+    def shown(env: str, flag: str) -> str:
+        return re.search(rf"--{flag} .*?\(default: ([^)]*)\)", said(env))[1]
+
+    for flag, values in {"beta": ("0.333", "2.0", "0.333"), "chi2-coeff": ("3.0", "4.0", "0.5"),
+                         "segment-length": ("16", "64", "64"), "eval-episodes": ("20", "25", "10"),
+                         "preference-labels": ("script", "human", "human")}.items():  # fmt: skip
+        for env, value in zip(("drawer-open-v2", "can-mh", HOPPER), values, strict=True):
+            assert shown(env, flag).startswith(value), (flag, env)
+    assert shown("halfcheetah-medium-replay-v2", "preference-labels") == "script"
+
+
+# ---------------------------------------------------------------- wrong files
+def broken_npz(path: Path, change) -> Path:
+    with np.load(path) as file:
+        arrays = {name: file[name].copy() for name in file.files}
+    change(arrays)
+    np.savez(path.with_name("broken.npz"), **arrays)
+    return path.with_name("broken.npz")
+
+
+def put(name: str, index, value):
+    def change(arrays: dict) -> None:
+        arrays[name] = arrays[name].astype(np.float64)
+        arrays[name][index] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda a: a.pop("label"), "no 'label'"),
+        (lambda a: a.update(obs_2=a["obs_2"][:, :-1]), "'obs_2' has shape"),
+        (lambda a: a.update(label=a["label"][:-1]), "'label' has shape"),
+        (lambda a: a.update({k: v[..., :-1] for k, v in a.items() if k[:3] == "obs"}), "file of this environment"),
+        (put("obs_1", (0, 0, 0), np.nan), "'obs_1' holds NaN"),
+        (put("obs_1", (0, 0, 0), 1e300), "'obs_1' holds NaN or infinity"),
+        (put("action_2", (0, 0, 0), 1.5), "'action_2' holds values outside"),
+        (put("label", 0, 2.0), "'label' holds values other than"),
+        (lambda a: a.update(label=a["label"].astype(object)), "cannot be read"),
+        (lambda a: a.update({k: v[:0] for k, v in a.items()}), "empty"),
+    ],
+)
+def test_wrong_preferences_are_refused(files, change, said):
+    path = broken_npz(files["folder"] / "lift.npz", change)
+    with pytest.raises(InputError, match=said) as error:
+        p = read_preferences(path, LIFT)
+        PreferenceBuffer(p.obs, p.action, p.start, p.label, p.length)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("env", "change", "said"),
+    [
+        (LIFT, lambda f: f.__delitem__("data/demo_1/obs/object"), "no 'data/demo_1/obs/object'"),
+        (LIFT, lambda f: f["data"].attrs.__setitem__("env_args", '{"env_name": "NutAssemblySquare"}'), "NutAssembly"),
+        (LIFT, lambda f: f["data/demo_0/actions"].__setitem__((0, 0), np.nan), "'data/demo_0/actions' holds NaN"),
+        (LIFT, lambda f: f["data/demo_0/actions"].__setitem__((0, 0), 3.0), "outside"),
+        (LIFT, lambda f: f.__delitem__("data"), "has no 'data/demo_0/actions'"),
+        (HOPPER, lambda f: f.__delitem__("timeouts"), "no 'timeouts'"),
+        (HOPPER, lambda f: f["rewards"].__setitem__(3, np.inf), "'rewards' holds NaN or infinity"),
+        (HOPPER, lambda f: f.move("actions", "a") or f.create_dataset("actions", data=f["a"][:-1]), "'actions' has"),
+    ],
+)
+def test_wrong_datasets_are_refused(files, tmp_path, env, change, said):
+    path = tmp_path / "broken.hdf5"
+    path.write_bytes((files["folder"] / f"{env.split('-')[0]}.hdf5").read_bytes())
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(InputError, match=said) as error:
+        read_transitions(path, env)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("env", [LIFT, HOPPER])
+def test_truncated_and_foreign_datasets_are_refused(files, tmp_path, env):
+    other = {LIFT: "hopper.hdf5", HOPPER: "lift.hdf5"}[env]
+    whole = (files["folder"] / f"{env.split('-')[0]}.hdf5").read_bytes()
+    (tmp_path / "cut.hdf5").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.hdf5").write_text("not a dataset")
+    for path in (files["folder"] / other, tmp_path / "cut.hdf5", tmp_path / "text.hdf5", tmp_path / "none.hdf5"):
+        with pytest.raises(InputError, match=path.name):
+            read_transitions(path, env)
+
+
+def test_labels_nobody_made(tmp_path):
+    for env in ("drawer-open-v2", "halfcheetah-medium-expert-v2"):
+        arguments = ["--env", env, "--preference-labels", "human"]
+        done = subprocess.run(command("ipl_iql", *arguments), **environment(tmp_path, tmp_path))
+        assert done.returncode == 2 and "nobody has labelled" in done.stderr and done.stderr.count("\n") == 1
+
+
+# ---------------------------------------------------------------- downloads
+class Server(HTTPServer):
+    """Serves `content` and counts requests; `cut`: promises twice as much as it sends."""
+
+    content, cut, hits = b"", False, 0
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.hits += 1
+        if "missing" in self.path:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.content) * (2 if self.server.cut else 1)))
+        self.end_headers()
+        self.wfile.write(self.server.content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch, files):
+    """A server of a human file for lift-ph; the table of git blob ids knows this file's."""
+    server = Server(("127.0.0.1", 0), Handler)
+    server.content = (files["folder"] / "lift.npz").read_bytes()
+    blob = hashlib.sha1(b"blob %d\0" % len(server.content) + server.content).hexdigest()
+    monkeypatch.setattr(datasets, "HUMAN_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setitem(datasets.HUMAN_FILES, LIFT, ("Lift/pairs.npz", blob))
+    monkeypatch.delenv("IPL_DATA_DIR", raising=False)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+
+
+def test_download_once(server, tmp_path):
+    for _ in range(2):
+        path = ensure_human(LIFT, tmp_path)
+        assert path.read_bytes() == server.content
+    assert server.hits == 1 and left(tmp_path) == ["pairs.npz"]
+    assert len(read_preferences(path, LIFT).label) == 30
+
+
+def test_human_files_at_hand_are_used(server, tmp_path, monkeypatch):
+    for at in ("a/preference_transformer/Lift/pairs.npz", "b/Lift/pairs.npz"):
+        (tmp_path / at).parent.mkdir(parents=True)
+        (tmp_path / at).write_bytes(b"mine")
+        assert ensure_human(LIFT, tmp_path / at.split("/")[0]) == tmp_path / at
+    monkeypatch.setenv("IPL_DATA_DIR", str(tmp_path / "b"))
+    assert ensure_human(LIFT, tmp_path / "c") == tmp_path / "b/Lift/pairs.npz"
+    assert server.hits == 0
+
+
+def test_wrong_content_and_a_cut_connection_leave_nothing(server, tmp_path):
+    whole = server.content
+    for content, cut, said in (
+        (whole + b"x", False, "git blob id"),
+        (whole[: len(whole) // 2], True, "cannot be down"),
+    ):
+        server.content, server.cut = content, cut
+        with pytest.raises(InputError, match=said) as error:
+            ensure_human(LIFT, tmp_path)
+        assert (
+            server.server_port and str(server.server_port) in str(error.value) and "--preferences" in str(error.value)
+        )
+        assert left(tmp_path) == [] and "\n" not in str(error.value)
+    server.content, server.cut = whole, False
+    assert ensure_human(LIFT, tmp_path).read_bytes() == whole
+
+
+def test_no_server_and_no_such_file(server, tmp_path, monkeypatch):
+    monkeypatch.setitem(datasets.HUMAN_FILES, LIFT, ("Lift/missing.npz", "0" * 40))
+    with pytest.raises(InputError, match="404"):
+        ensure_human(LIFT, tmp_path)
+    monkeypatch.setattr(datasets, "D4RL_URL", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"http://127.0.0.1:9/hopper_medium_expert-v2.hdf5.*--no-use-replay"):
+        datasets.ensure(HOPPER, tmp_path, Workers(1))
+
+
+def test_a_download_can_be_stopped(server, tmp_path):
+    with pytest.raises(Interrupted):
+        ensure_human(LIFT, tmp_path, stop=lambda: True)
+    assert left(tmp_path) == []
+
+
+def test_two_at_once_download_once(server, tmp_path):
+    context = multiprocessing.get_context("fork")  # the children inherit the changed address
+    both = [context.Process(target=ensure_human, args=(LIFT, tmp_path)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    assert [process.exitcode for process in both] == [0, 0] and server.hits == 1 and left(tmp_path) == ["pairs.npz"]
+
+
+# ---------------------------------------------------------------- the real human preferences
+HUMAN = next((folder for folder in (Path(os.environ.get("IPL_DATA_DIR") or "data"), REPOSITORY.parent / "shared/data")
+              if (folder / "preference_transformer").is_dir()), None)  # fmt: skip
+needs_human = pytest.mark.skipif(HUMAN is None, reason="no human preferences at hand: set IPL_DATA_DIR to their folder")
+
+
+@needs_human
+def test_released_human_files_are_what_the_table_says():
+    found = 0
+    for env, (name, blob) in datasets.HUMAN_FILES.items():
+        path = HUMAN / "preference_transformer" / name
+        if not path.exists():
+            continue
+        content = path.read_bytes()
+        assert hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == blob
+        p, pairs = read_preferences(path, env), int(re.search(r"num(\d+)", name)[1])
+        assert p.start.shape == (pairs, 2) and p.length == (50 if env.endswith("-ph") else 100)
+        assert set(np.unique(p.label)) == {0.0, 0.5, 1.0}
+        found += 1
+    assert found
+
+
+# Learning from the human pairs' segments alone, 20,000 steps, seeds 1 to 3: least mean success or score. Seen here:
+# Lift 0.96, 0.92, 0.84; Can 0.12, 0.32, 0.36; hopper 34, 67, 67; walker2d 36, 62, 9 (Can and walker2d with bfloat16).
+HUMAN_CHECKS = [("lift-ph", 0.7), ("can-ph", 0.15), (HOPPER, 30.0), ("walker2d-medium-expert-v2", 15.0)]
+
+
+@needs_human
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(("env", "least"), HUMAN_CHECKS)
+def test_ipl_iql_learns_from_human_preferences(tmp_path, env, least):
+    arguments = ["--env", env, "--no-use-replay", "--total-steps", 20_000, "--eval-every", 20_000, "--num-seeds", 3]
+    done = subprocess.run(command("ipl_iql", *arguments), **{**environment(HUMAN, tmp_path), "timeout": 7000})
+    assert done.returncode == 0, done.stderr
+    last = [
+        path.read_text().splitlines()[-1].split(",") for path in tmp_path.glob(f"runs/{env}/ipl_iql/seed-*/eval.csv")
+    ]
+    scores = [float(row[4] or row[5]) for row in last]
+    assert len(scores) == 3 and np.mean(scores) >= least
