@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Robomimic, human preferences: the paper's main table (Hejna & Sadigh 2023).
+# Prints one command a run; narrow it with the variables below, e.g. SEEDS="1 2" bash sweeps/robomimic.sh.
+# The SEEDS of one setting share a process; SEEDS_PER_RUN=1 gives each its own. ARGS is added to every command.
+set -euo pipefail
+# shellcheck source=sweeps/seeds.bash
+. "$(dirname "$0")/seeds.bash"
+METHODS=${METHODS:-ipl_iql mr_iql pt_iql iql}
+TASKS=${TASKS:-lift-ph lift-mh can-ph can-mh square-ph square-mh}
+
+for task in $TASKS; do
+    for method in $METHODS; do
+        seed_flags | while read -r seeds; do
+            echo "python algorithms/$method.py --env $task $seeds --run-dir runs/robomimic/$task/$method${ARGS:+ $ARGS}"
+        done
+    done
+done
