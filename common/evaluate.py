@@ -1,0 +1,85 @@
+"""Evaluate a saved actor on fresh goals, and film it.
+
+python -m common.evaluate runs/drawer-open-v2/ipl_iql/seed-1/best.pt --episodes 100 --video 3
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from scipy import stats
+from tqdm import tqdm
+
+from common.envs import InputError, Workers, available_cpus, require_rendering, resolve, rollout, seed_of
+from common.runs import actor_arrays, parse_args, read_saved, user_errors
+
+
+@dataclass
+class EvaluateArgs:
+    """Evaluate a saved actor (best.pt or final.pt of a run) on fresh goals."""
+
+    actor: tyro.conf.Positional[Path]
+    """best.pt or final.pt in a seed's folder"""
+    episodes: int = 100
+    """episodes"""
+    seed: int = 1_000_000
+    """of the goals; training evaluates with the small seeds of its runs"""
+    video: int = 0
+    """write MP4s of the first so many episodes, into videos/ beside the actor"""
+    workers: int = 0
+    """processes; 0: one a core"""
+
+
+def bootstrap(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean, from 10,000 resamples (percentiles); the mean itself where there is one value."""
+    draws = np.random.default_rng(0).choice(values, (10_000, len(values))).mean(1)
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean: Wilson's where all values are 0 or 1, else the bootstrap's."""
+    if not np.isin(values, (0, 1)).all():
+        return bootstrap(values)
+    found = stats.binomtest(int(values.sum()), len(values)).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
+def main(args: EvaluateArgs) -> dict[str, np.ndarray]:
+    """Print mean and interval of success, score, return and length. Returns every episode's."""
+    if not args.actor.is_file():
+        raise InputError(f"{args.actor}: no such file; name a best.pt or final.pt")
+    for name, low in (("episodes", 1), ("seed", 0), ("video", 0), ("workers", 0)):
+        if getattr(args, name) < low:
+            raise InputError(f"--{name} {getattr(args, name)}: must be at least {low}")
+    saved = read_saved(args.actor, ("algorithm", "env", "step", "actor"))
+    _, env = resolve(saved["env"])
+    actor = actor_arrays({name: tensor.unsqueeze(0) for name, tensor in saved["actor"].items()}, 0)
+    workers = Workers(args.workers or available_cpus())
+    folder = args.actor.parent / "videos"
+    videos = [folder / f"{args.actor.stem}-episode-{i}.mp4" if i < args.video else None for i in range(args.episodes)]
+    try:
+        if args.video:
+            require_rendering(workers, env)
+        jobs = [(env, actor, seed_of(args.seed, i), video) for i, video in enumerate(videos)]
+        with tqdm(total=args.episodes, desc=env, unit="episode", disable=None) as bar:
+            found = workers.run(rollout, jobs, lambda _: bar.update())
+    finally:
+        workers.close()
+    names = [name for name, value in found[0].items() if value is not None]
+    columns = {name: np.array([row[name] for row in found], dtype=float) for name in names}
+    print(f"{args.actor}: {saved['algorithm']} on {env} after {saved['step']} updates, {args.episodes} episodes")
+    for name, values in columns.items():
+        low, high = interval(values)
+        print(f"{name:8} {values.mean():10.3f}   95 % interval {low:.3f} to {high:.3f}")
+    for video in filter(None, videos):
+        print(video)
+    return columns
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main(parse_args(EvaluateArgs(tyro.MISSING)))

@@ -1,0 +1,332 @@
+"""Run folders -> tables and pictures.
+
+    python -m common.report runs                                    # all runs below runs/, into report/
+    python -m common.report runs/ablations --filter env=drawer-open-v2 --x wall-clock
+
+Writes tables.md, tables.tex, curves.png and .pdf and, where runs differ in their number of pairs, scaling.png and .pdf.
+"""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import json
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from common.envs import InputError
+from common.evaluate import bootstrap
+from common.runs import INCIDENTAL, parse_args, user_errors
+
+METRICS = ("success", "score", "return_mean", "length")
+NAMES = {"success": "success, %", "score": "D4RL score", "return_mean": "return", "length": "episode length"}
+SCALE = {"success": 100.0}  # shown in percent
+# Okabe and Ito's colours, told apart by the colour-blind; line styles and markers tell them apart in grey print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+STYLES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+@dataclass
+class ReportArgs:
+    """Tables and pictures of run folders: any mix of methods, tasks, pairs and seeds, unfinished ones too."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """folders of runs, or folders that hold some"""
+    out: Path = Path("report")
+    """folder to write to"""
+    filter: tuple[str, ...] = ()
+    """keep runs with ARGUMENT=PATTERN, e.g. env=drawer-* algorithm=ipl_iql num_preferences=500"""
+    x: str = "step"
+    """x-axis of the curves: step, wall-clock (seconds of data, training and evaluation) or pairs (last values alone)"""
+    metric: str = ""
+    """success, score, return_mean or length; empty: score where there is one, else success"""
+
+
+@dataclass
+class Seed:
+    """What one seed's folder says."""
+
+    folder: Path
+    args: dict  # of config.json, with `algorithm`
+    step: np.ndarray  # (K,) of the evaluations
+    value: np.ndarray  # (K,) the metric
+    seconds: np.ndarray  # (K,) wall-clock, NaN where time.csv does not say
+    metric: str
+
+    @property
+    def finished(self) -> bool:
+        return self.step[-1] >= self.args["total_steps"]
+
+
+# ---------------------------------------------------------------- reading
+def read_seed(folder: Path, metric: str) -> Seed:
+    """Raises ValueError, KeyError or OSError where config.json or eval.csv is missing, damaged or empty."""
+    config = json.loads((folder / "config.json").read_text())
+    args = {**config["args"], "algorithm": config["algorithm"]}
+    with open(folder / "eval.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+    if not rows:
+        raise ValueError("no evaluation yet")
+    metric = metric or ("score" if rows[0]["score"] else "success")
+    rows = [row for row in rows if row[metric]]
+    if not rows:
+        raise ValueError(f"eval.csv has no {metric}")
+    seconds = {}
+    if (folder / "time.csv").exists():
+        with open(folder / "time.csv", newline="") as file:
+            for row in csv.DictReader(file):
+                seconds[int(row["step"])] = sum(float(v or 0) for k, v in row.items() if k and k.startswith("time/"))
+    step = np.array([int(row["step"]) for row in rows])
+    value = np.array([float(row[metric]) for row in rows]) * SCALE.get(metric, 1.0)
+    return Seed(folder, args, step, value, np.array([seconds.get(s, np.nan) for s in step]), metric)
+
+
+def read_seeds(args: ReportArgs) -> list[Seed]:
+    """All seeds below the given folders that pass the filters; a warning on stderr for each that cannot be read.
+
+    Raises:
+        InputError: there is nothing to report.
+    """
+    folders: list[Path] = []
+    for path in args.runs:
+        if not path.is_dir():
+            print(f"warning: {path}: no such folder", file=sys.stderr)
+        found = {file.parent for name in ("config.json", "eval.csv") for file in path.rglob(name)}
+        folders += sorted(folder for folder in found if not {"wandb", "videos"} & set(folder.relative_to(path).parts))
+    seeds = []
+    for folder in dict.fromkeys(folders):
+        try:
+            seed = read_seed(folder, args.metric)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            print(f"warning: {folder}: skipped ({type(error).__name__}: {error})", file=sys.stderr)
+            continue
+        wanted = [part.partition("=") for part in args.filter]
+        if all(fnmatch.fnmatchcase(str(seed.args.get(name.replace("-", "_"))), pattern) for name, _, pattern in wanted):
+            seeds.append(seed)
+    if not seeds:
+        raise InputError(
+            f"{' '.join(map(str, args.runs))}: no run to report; a run's folder holds config.json, eval.csv"
+        )
+    return seeds
+
+
+def group(seeds: list[Seed]) -> dict[tuple[str, int, str], list[Seed]]:
+    """(environment, pairs, method) -> its seeds. Other arguments in which runs of one method differ join its name."""
+    usual = {"env", "seed", "algorithm", "num_preferences", "eval_every", "eval_episodes", "log_every",
+             *INCIDENTAL}  # fmt: skip
+    values: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    for seed in seeds:
+        for name, value in seed.args.items():
+            values[seed.args["algorithm"], seed.args["env"], name].add(json.dumps(value))
+    groups = defaultdict(list)
+    for seed in seeds:
+        method, env = seed.args["algorithm"], seed.args["env"]
+        own = [f"{name}={seed.args[name]}" for name in sorted(seed.args)
+               if name not in usual and len(values[method, env, name]) > 1]  # fmt: skip
+        key = env, seed.args["num_preferences"], " ".join([method, *own])
+        twin = next((other for other in groups[key] if other.args["seed"] == seed.args["seed"]), None)
+        if twin:
+            print(f"warning: {seed.folder}: skipped, the same seed and arguments as {twin.folder}", file=sys.stderr)
+        else:
+            groups[key].append(seed)
+    return dict(sorted(groups.items()))
+
+
+# ---------------------------------------------------------------- tables
+def cell(values: np.ndarray) -> str:
+    """Mean and 95 % bootstrap interval over seeds."""
+    low, high = bootstrap(values)
+    return f"{values.mean():.1f}" + (f" [{low:.1f}, {high:.1f}]" if len(values) > 1 else "")
+
+
+def main_table(groups: dict) -> list[list[str]]:
+    """One row a group: the last evaluation of its seeds, and the best of each."""
+    rows = [["task", "pairs", "method", "seeds", "steps", "metric", "last evaluation", "best evaluation"]]
+    for (env, pairs, method), seeds in groups.items():
+        steps = sorted({int(seed.step[-1]) for seed in seeds})
+        mark = "" if all(seed.finished for seed in seeds) else " (unfinished)"
+        span = str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"
+        last, best = (np.array([choose(seed.value) for seed in seeds]) for choose in (lambda v: v[-1], np.max))
+        rows.append([env, str(pairs or "all"), method, str(len(seeds)), span + mark,
+                     NAMES[seeds[0].metric], cell(last), cell(best)])  # fmt: skip
+    return rows
+
+
+def iqm_table(groups: dict) -> list[list[str]]:
+    """Interquartile mean over tasks and seeds by rliable, of methods that ran on more than one task."""
+    by_method = defaultdict(dict)
+    for (env, pairs, method), seeds in groups.items():
+        by_method[method, pairs, seeds[0].metric][env] = np.array([seed.value[-1] for seed in seeds])
+    rows = [["method", "pairs", "metric", "tasks", "seeds", "interquartile mean, last evaluation"]]
+    for (method, pairs, metric), tasks in sorted(by_method.items()):
+        if len(tasks) < 2:
+            continue
+        import warnings
+
+        with warnings.catch_warnings(action="ignore"):
+            from rliable import library, metrics
+
+            count = min(map(len, tasks.values()))
+            scores = {method: np.stack([values[:count] for values in tasks.values()], 1)}  # (seeds, tasks)
+            np.random.seed(0)  # rliable's bootstrap draws from numpy's global state
+            point, span = library.get_interval_estimates(
+                scores, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=2000
+            )
+        low, high = span[method].ravel()
+        rows.append([method, str(pairs or "all"), NAMES[metric], str(len(tasks)), str(count),
+                     f"{point[method][0]:.1f} [{low:.1f}, {high:.1f}]"])  # fmt: skip
+    return rows
+
+
+def ablation_table(seeds: list[Seed]) -> list[list[str]]:
+    """Mean of the last evaluation by the value of each argument that varies, over all that else varies."""
+    rows, skip = [["argument", "value", "runs", "mean of last evaluations"]], {"seed", *INCIDENTAL}
+    if len({seed.metric for seed in seeds}) > 1:
+        return rows
+    for name in sorted({name for seed in seeds for name in seed.args} - skip):
+        by_value = defaultdict(list)
+        for seed in seeds:
+            by_value[json.dumps(seed.args.get(name))].append(seed.value[-1])
+        if len(by_value) > 1:
+            rows += [[name, json.loads(v) if v[0] == '"' else v, str(len(x)), f"{np.mean(x):.1f}"]
+                     for v, x in sorted(by_value.items())]  # fmt: skip
+    return rows
+
+
+def markdown(rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "| " + " | ".join("---" for _ in rows[0]) + " |", *lines[1:]])
+
+
+def latex(rows: list[list[str]]) -> str:
+    def safe(text: str) -> str:
+        for sign in "&%_#":
+            text = text.replace(sign, "\\" + sign)
+        return text
+
+    body = [" & ".join(map(safe, row)) + r" \\" for row in rows]
+    return "\n".join([rf"\begin{{tabular}}{{{'l' * len(rows[0])}}}", r"\toprule", body[0], r"\midrule", *body[1:],
+                      r"\bottomrule", r"\end{tabular}"])  # fmt: skip
+
+
+# ---------------------------------------------------------------- pictures
+def new_figure(panels: int):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+                            "grid.alpha": 0.3, "svg.hashsalt": "0", "pdf.fonttype": 42})  # fmt: skip
+    columns = min(panels, 4)
+    lines = -(-panels // columns)
+    figure, axes = pyplot.subplots(lines, columns, figsize=(3.2 * columns, 2.7 * lines + 0.5), squeeze=False)
+    for axis in axes.flat[panels:]:
+        axis.set_visible(False)
+    return figure, list(axes.flat[:panels])
+
+
+def look(methods: list[str]) -> dict[str, dict]:
+    """The colour, line style and marker of each method."""
+    names, choices = ("color", "linestyle", "marker"), (COLOURS, STYLES, MARKERS)
+    return {method: {name: choice[i % len(choice)] for name, choice in zip(names, choices, strict=True)}
+            for i, method in enumerate(methods)}  # fmt: skip
+
+
+def save_figure(figure, axes, out: Path, name: str) -> list[Path]:
+    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.tight_layout(rect=(0, 0.02 + 0.06 * -(-len(handles) // 4), 1, 1))
+    figure.legend(handles.values(), handles.keys(), loc="lower center", ncol=min(4, len(handles)), frameon=False)
+    paths = [out / f"{name}.png", out / f"{name}.pdf"]
+    figure.savefig(paths[0], dpi=150, metadata={"Software": None})
+    figure.savefig(paths[1], metadata={"CreationDate": None, "Producer": None})
+    return paths
+
+
+def curves(groups: dict, x: str, out: Path) -> list[Path]:
+    """Mean over seeds with its 95 % interval, a panel for each task and number of pairs."""
+    panels = sorted({(env, pairs) for env, pairs, _ in groups})
+    styles = look(sorted({method for *_, method in groups}))
+    figure, axes = new_figure(len(panels))
+    for axis, (env, pairs) in zip(axes, panels, strict=True):
+        for (e, p, method), seeds in groups.items():
+            if (e, p) != (env, pairs):
+                continue
+            steps = sorted(set.intersection(*(set(seed.step) for seed in seeds)))
+            values = np.stack([seed.value[np.isin(seed.step, steps)] for seed in seeds])  # (seeds, K)
+            at = np.array(steps, dtype=float)
+            if x == "wall-clock":
+                at = np.mean([seed.seconds[np.isin(seed.step, steps)] for seed in seeds], 0)
+            axis.plot(at, values.mean(0), label=method, markersize=3.5, linewidth=1.4, **styles[method])
+            low, high = np.array([bootstrap(column) for column in values.T]).T
+            axis.fill_between(at, low, high, color=styles[method]["color"], alpha=0.15, linewidth=0)
+            axis.set_ylabel(NAMES[seeds[0].metric])
+        axis.set_title(f"{env}, {pairs or 'all'} pairs", fontsize=9)
+        axis.set_xlabel("updates" if x == "step" else "wall-clock, s")
+    return save_figure(figure, axes, out, "curves")
+
+
+def scaling(groups: dict, out: Path) -> list[Path]:
+    """The last evaluation against the number of pairs, a panel for each task."""
+    envs = sorted({env for env, *_ in groups})
+    styles = look(sorted({method for *_, method in groups}))
+    figure, axes = new_figure(len(envs))
+    for axis, env in zip(axes, envs, strict=True):
+        for method in styles:
+            mine = {
+                p: np.array([s.value[-1] for s in seeds])
+                for (e, p, m), seeds in groups.items()
+                if (e, m) == (env, method)
+            }
+            if mine:
+                pairs, means = sorted(mine), np.array([mine[p].mean() for p in sorted(mine)])
+                low, high = np.array([bootstrap(mine[p]) for p in pairs]).T
+                axis.errorbar(pairs, means, yerr=(means - low, high - means), label=method, markersize=4, capsize=2,
+                              linewidth=1.4, **styles[method])  # fmt: skip
+        axis.set_xscale("log", base=2)
+        ticks = sorted({p for e, p, _ in groups if e == env and p})  # 0, all pairs, has no place on this axis
+        axis.set_xticks(ticks, [str(p) for p in ticks])
+        axis.minorticks_off()
+        axis.set_title(env, fontsize=9)
+        axis.set_xlabel("pairs")
+        axis.set_ylabel(NAMES[next(seeds for (e, *_), seeds in groups.items() if e == env)[0].metric])
+    return save_figure(figure, axes, out, "scaling")
+
+
+def main(args: ReportArgs) -> list[Path]:
+    """Write tables and pictures; print the tables. Returns the paths written."""
+    if args.x not in ("step", "wall-clock", "pairs"):
+        raise InputError(f"--x {args.x}: must be step, wall-clock or pairs")
+    if args.metric not in ("", *METRICS):
+        raise InputError(f"--metric {args.metric}: must be one of {', '.join(METRICS)}")
+    for part in args.filter:
+        if "=" not in part:
+            raise InputError(f"--filter {part}: must be ARGUMENT=PATTERN")
+    seeds = read_seeds(args)
+    groups = group(seeds)
+    seeds = [seed for seeds in groups.values() for seed in seeds]
+    tables = [("", main_table(groups)), ("Interquartile mean over tasks", iqm_table(groups)),
+              ("By the value of each argument that varies", ablation_table(seeds))]  # fmt: skip
+    tables = [(title, rows) for title, rows in tables if len(rows) > 1]
+    note = "Mean and 95 % bootstrap interval over seeds. Last: at the last step. Best: each seed's best evaluation."
+    args.out.mkdir(parents=True, exist_ok=True)
+    text = "\n\n".join((f"{title}:\n\n" if title else "") + markdown(rows) for title, rows in tables)
+    (args.out / "tables.md").write_text(f"{text}\n\n{note}\n")
+    (args.out / "tables.tex").write_text("\n\n".join(latex(rows) for _, rows in tables) + f"\n% {note}\n")
+    paths = [args.out / "tables.md", args.out / "tables.tex"]
+    if args.x != "pairs":
+        paths += curves(groups, args.x, args.out)
+    if len({pairs for _, pairs, _ in groups}) > 1:
+        paths += scaling(groups, args.out)
+    print(f"{text}\n\n{note}\n" + "\n".join(map(str, paths)))
+    return paths
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main(parse_args(ReportArgs(tyro.MISSING)))

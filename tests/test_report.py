@@ -1,0 +1,160 @@
+"""Tables and pictures of run folders; evaluation of a saved actor."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from common import report
+from common.envs import InputError
+from common.evaluate import interval
+from common.report import ReportArgs
+from tests.conftest import REPOSITORY, SMALL, command, environment
+
+
+def write_run(base: Path, method: str, env: str, pairs: int, seed: int, values: list[float], **args) -> Path:
+    """A seed's folder with evaluations every 10 steps; `values`: success, or score where the environment is D4RL's."""
+    folder = base / env / f"{method}-{pairs}-{'-'.join(map(str, args.values()))}" / f"seed-{seed}"
+    folder.mkdir(parents=True)
+    total = 10 * (len(values) - 1)
+    config = {"algorithm": method, "args": {"env": env, "seed": seed, "num_preferences": pairs, "total_steps": total,
+                                            "beta": 0.5, **args}}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    rows = ["step,episodes,return_mean,return_std,success,score,length"]
+    for i, value in enumerate(values):
+        success, score = ("", value) if "medium" in env else (value, "")
+        rows.append(f"{10 * i},20,{100 * value},1.0,{success},{score},500.0")
+    (folder / "eval.csv").write_text("\n".join(rows) + "\n")
+    times = [f"{10 * i},1.0,{5.0 * i},2.0" for i in range(len(values))]
+    (folder / "time.csv").write_text("\n".join(["step,time/data,time/train,time/eval", *times]) + "\n")
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path) -> Path:
+    base = tmp_path / "runs"
+    for pairs, ends in ((500, (0.2, 0.4, 0.6)), (1000, (0.5, 0.7, 0.9))):
+        for seed, end in enumerate(ends, 1):
+            for env in ("drawer-open-v2", "sweep-into-v2"):
+                write_run(base, "ipl_iql", env, pairs, seed, [0.0, 1.0, end])
+    for seed in (1, 2):
+        write_run(base, "mr_iql", "drawer-open-v2", 500, seed, [0.0, 0.1])
+        write_run(base, "ipl_iql", "hopper-medium-expert-v2", 100, seed, [1.0, 50.0 * seed])
+    return base
+
+
+def rows_of(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_tables_by_hand(runs, tmp_path):
+    report.main(ReportArgs((runs,), tmp_path / "out"))
+    table = {tuple(row[:3]): row[3:] for row in rows_of((tmp_path / "out/tables.md").read_text())}
+    low, high = np.percentile(np.random.default_rng(0).choice([20.0, 40.0, 60.0], (10_000, 3)).mean(1), (2.5, 97.5))
+    assert table["drawer-open-v2", "500", "ipl_iql"] == [
+        "3", "20", "success, %", f"40.0 [{low:.1f}, {high:.1f}]", "100.0 [100.0, 100.0]"]  # fmt: skip
+    assert table["drawer-open-v2", "500", "mr_iql"][1:4] == ["10", "success, %", "10.0 [10.0, 10.0]"]
+    assert table["hopper-medium-expert-v2", "100", "ipl_iql"][2:4] == ["D4RL score", "75.0 [50.0, 100.0]"]
+    iqm = stats.trim_mean([20, 40, 60, 20, 40, 60], 0.25)
+    assert table["ipl_iql", "500", "success, %"][:2] == ["2", "3"]
+    assert table["ipl_iql", "500", "success, %"][2].startswith(f"{iqm:.1f} [")
+    tex = (tmp_path / "out/tables.tex").read_text()
+    assert r"drawer-open-v2 & 500 & ipl\_iql & 3 & 20 & success, \%" in tex
+
+
+def test_report_is_the_same_every_time(runs, tmp_path):
+    """Bytes of tables and pictures, in processes of their own."""
+    for name in ("a", "b"):
+        call = [sys.executable, "-m", "common.report", str(runs), "--out", str(tmp_path / name)]
+        assert subprocess.run(call, cwd=REPOSITORY, capture_output=True).returncode == 0
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == ["curves.pdf", "curves.png", "scaling.pdf", "scaling.png", "tables.md", "tables.tex"]
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        assert (tmp_path / "a" / name).stat().st_size > 200
+
+
+def test_filters_axes_and_metrics(runs, tmp_path, capsys):
+    wanted = ("env=drawer-*", "num-preferences=500")
+    report.main(ReportArgs((runs,), tmp_path / "o", wanted, "wall-clock", "return_mean"))
+    table = rows_of(capsys.readouterr().out)
+    assert {row[0] for row in table if row[0].endswith("-v2")} == {"drawer-open-v2"}
+    (mine,) = [row for row in table if row[2] == "ipl_iql" and len(row) == 8]
+    assert mine[5] == "return" and mine[6].startswith("40.0")
+    report.main(ReportArgs((runs,), tmp_path / "p", (), "pairs"))
+    assert not (tmp_path / "p/curves.png").exists() and (tmp_path / "p/scaling.pdf").exists()
+
+
+def test_ablation_and_unfinished_runs(tmp_path, capsys):
+    base = tmp_path / "runs"
+    for beta, end in ((0.1, 0.2), (1.0, 0.8)):
+        for seed in (1, 2):
+            folder = write_run(base, "ipl_iql", "drawer-open-v2", 500, seed, [0.0, 0.5, end], beta=beta)
+    lines = (folder / "eval.csv").read_text().splitlines(keepends=True)
+    (folder / "eval.csv").write_text("".join(lines[:-1]) + "20,20,80")  # cut in its last row
+    report.main(ReportArgs((base,), tmp_path / "out"))
+    said = capsys.readouterr().out
+    assert "| drawer-open-v2 | 500 | ipl_iql beta=1.0 | 2 | 10 to 20 (unfinished) |" in said
+    shutil.copytree(base, base / "copy")
+    report.main(ReportArgs((base,), tmp_path / "out"))
+    again = capsys.readouterr()
+    assert again.out == said and again.err.count("same seed and arguments") == 4
+    assert "| beta | 0.1 | 2 | 20.0 |" in said and "| beta | 1.0 | 2 | 65.0 |" in said
+
+
+def test_bad_folders_are_named_and_nothing_is_status_2(runs, tmp_path, capsys):
+    bad = {name: runs / "drawer-open-v2/x" / name for name in ("no-config", "no-eval", "bad-json", "empty-eval")}
+    good = next(runs.glob("drawer-open-v2/ipl_iql-500-/seed-1"))
+    for folder in bad.values():
+        shutil.copytree(good, folder)
+    (bad["no-config"] / "config.json").unlink()
+    (bad["no-eval"] / "eval.csv").unlink()
+    (bad["bad-json"] / "config.json").write_text("{")
+    (bad["empty-eval"] / "eval.csv").write_text("")
+    report.main(ReportArgs((runs, tmp_path / "nowhere"), tmp_path / "out"))
+    errors = capsys.readouterr().err
+    assert all(f"{folder}: skipped" in errors for folder in bad.values()) and "nowhere: no such folder" in errors
+    nowhere = ReportArgs((tmp_path / "nowhere",))
+    wrong = [{"filter": ("env=none",)}, {"filter": ("env",)}, {"x": "y"}, {"metric": "m"}]
+    for args in (nowhere, *(ReportArgs((runs,), **changes) for changes in wrong)):
+        with pytest.raises(InputError):
+            report.main(args)
+    call = [sys.executable, "-m", "common.report", str(tmp_path / "nowhere")]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_intervals():
+    assert interval(np.array([1.0] * 10)) == pytest.approx((0.7225, 1.0), abs=1e-3)  # Wilson
+    low, high = interval(np.array([1.0, 2.0, 3.0]))
+    assert 1 <= low < 2 < high <= 3
+
+
+# ---------------------------------------------------------------- a saved actor
+def test_evaluate_a_saved_actor(data_dir, tmp_path):
+    done = subprocess.run(command("ipl_iql", *SMALL), **environment(data_dir, tmp_path))
+    assert done.returncode == 0, done.stderr
+    seed = tmp_path / "runs/drawer-open-v2/ipl_iql/seed-1"
+
+    def call(*words, **more) -> subprocess.CompletedProcess:
+        line = [sys.executable, "-m", "common.evaluate", *map(str, words)]
+        return subprocess.run(line, capture_output=True, text=True, cwd=REPOSITORY, env={**os.environ, **more})
+
+    said = [call(seed / "final.pt", "--episodes", 4, "--workers", workers).stdout for workers in (1, 2)]
+    assert said[0] == said[1] and re.search(r"ipl_iql on drawer-open-v2 after 40 updates, 4 episodes", said[0])
+    assert re.search(r"success +0\.000 +95 % interval 0\.000 to 0\.490", said[0])  # Wilson, 0 of 4
+    assert call(seed / "final.pt", "--episodes", 4, "--seed", 5).stdout != said[0]
+    for words in ((seed / "checkpoint.pt",), (seed / "none.pt",), (seed / "final.pt", "--episodes", 0), ()):
+        wrong = call(*words)
+        assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
+    wrong = call(seed / "final.pt", "--video", 1, MUJOCO_GL="glx")
+    assert wrong.returncode == 2 and "libosmesa6" in wrong.stderr
