@@ -1,0 +1,362 @@
+"""How fast, compared with what? Every row is a ratio of two things measured in the same run, in turn; medians.
+
+    python -m tests.benchmark                    # all rows; nothing else should run
+    python -m tests.benchmark --rows step seeds  # some of them
+
+`floor` is the time of the matrix products of one eager update alone, with its own shapes and layouts, in torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+import tyro
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from common.buffers import PreferenceBuffer, ReplayBuffer
+from common.datasets import collect, ensure, plan
+from common.envs import Workers, evaluate, make, reset_env, sizes
+from common.runs import actor_arrays, default_args, tree_map
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SCRIPTS = sorted(path.stem for path in (REPOSITORY / "algorithms").glob("*.py"))
+METAWORLD, LOCOMOTION = "drawer-open-v2", "hopper-medium-expert-v2"
+
+
+# ---------------------------------------------------------------- one update and its floor
+class Products(TorchDispatchMode):
+    """Remembers the operands of every matrix product."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: list[tuple] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.__name__.split(".")[0]
+        if name in ("mm", "bmm", "addmm", "baddbmm"):
+            self.found.append(tuple(t.detach() for t in args[-2:]))
+        return function(*args, **(kwargs or {}))
+
+
+def steps(script: str, env: str, seeds: int, compiled: bool, precision: str = "highest"):
+    """(run `n` updates, sampling included; run the matrix products of one update)"""
+    torch.set_float32_matmul_precision(precision)
+    module = importlib.import_module(f"algorithms.{script}")
+    args = default_args(module.Args, module.DEFAULTS, ["--env", env])
+    rng, (obs_dim, act_dim) = np.random.default_rng(0), sizes(env)
+    length, pairs = (25, 4000) if env == METAWORLD else (100, 100)
+    obs, action = rng.normal(size=(2 * pairs * length, obs_dim)), rng.uniform(-1, 1, (2 * pairs * length, act_dim))
+    start, label = np.arange(2 * pairs).reshape(-1, 2) * length, rng.integers(0, 2, pairs)
+    buffer = PreferenceBuffer(obs, action, start, label, length, rng.normal(size=len(obs)))
+    transitions = ReplayBuffer(obs, action, rng.normal(size=len(obs)), obs, np.zeros(len(obs)))
+    numbers = list(range(1, seeds + 1))
+    state = tree_map(lambda *x: torch.stack(x), *[module.init(args, seed, obs_dim, act_dim) for seed in numbers])
+    eager = update = module.make_update(args)
+    if compiled:
+        torch._dynamo.config.trace_autograd_ops = True
+        update = torch.compile(update, fullgraph=True)
+    pair_batches = buffer.batches(numbers, 0, args.preference_batch_size, args.segment_length)
+    replay_batches = transitions.batches(numbers, 0, args.replay_batch_size) if args.use_replay else None
+    at = 0
+
+    def batch():
+        nonlocal at
+        at += 1
+        return module.make_batch(
+            args, numbers, at, next(pair_batches), next(replay_batches) if replay_batches else None
+        )
+
+    products = Products()
+    with products:
+        eager(tree_map(torch.clone, state), batch())
+    # the product of one pair of matrices as such, not as a batch of one
+    operands = [(a[0], b[0]) if a.dim() == 3 and len(a) == 1 else (a, b) for a, b in products.found]
+
+    def run(n: int) -> None:
+        for _ in range(n):
+            update(state, batch())
+
+    def floor(n: int) -> None:
+        for _ in range(n):
+            for a, b in operands:
+                a @ b
+
+    return run, floor
+
+
+def ms(function, seconds: float = 1.0) -> float:
+    """Milliseconds of one of function(n)'s n rounds."""
+    began = time.perf_counter()
+    function(3)
+    n = max(3, int(seconds / ((time.perf_counter() - began) / 3)))
+    began = time.perf_counter()
+    function(n)
+    return 1000 * (time.perf_counter() - began) / n
+
+
+def in_turn(functions: list, precisions: list[str] | None = None, repeats: int = 5) -> list[list[float]]:
+    """Milliseconds of each function, `repeats` times, one after the other in every repeat."""
+    times: list[list[float]] = [[] for _ in functions]
+    for repeat in range(repeats + 1):
+        for k, function in enumerate(functions):
+            torch.set_float32_matmul_precision(precisions[k] if precisions else "highest")
+            taken = ms(function)
+            if repeat:  # the first warms up, and compiles
+                times[k].append(taken)
+    return times
+
+
+# ---------------------------------------------------------------- measured in a process of their own
+def child_step(script: str, env: str, threads: int) -> dict:
+    """One update against its floor, and with bfloat16 products against float32."""
+    torch.set_num_threads(threads)
+    run, floor = steps(script, env, 1, True)
+    if script != "ipl_iql":
+        full, least = in_turn([run, floor])
+        return {"step": full, "floor": least}
+    medium, _ = steps(script, env, 1, True, "medium")
+    eager, _ = steps(script, env, 1, False)
+    functions = [run, floor, medium, eager]
+    full, least, half, slow = in_turn(functions, ["highest", "highest", "medium", "highest"])
+    return {"step": full, "floor": least, "medium": half, "eager": slow}
+
+
+def child_seeds(threads: int, seeds: int) -> dict:
+    """Several seeds as one batch against one."""
+    torch.set_num_threads(threads)
+    many, _ = steps("ipl_iql", METAWORLD, seeds, True)
+    one, _ = steps("ipl_iql", METAWORLD, 1, True)
+    together, alone = in_turn([many, one])
+    return {"together": together, "alone": alone}
+
+
+def child_alone(threads: int, seconds: float, start_at: float) -> dict:
+    """One training beside whatever else runs, its step's milliseconds."""
+    torch.set_num_threads(threads or min(4, len(os.sched_getaffinity(0))))
+    run, _ = steps("ipl_iql", METAWORLD, 1, True)
+    run(20)
+    time.sleep(max(0.0, start_at - time.time()))
+    return {"step": [ms(run, seconds / 5) for _ in range(5)]}
+
+
+def child_label() -> dict:
+    """The Preference Transformer's rewards of many windows against one window at a time."""
+    from algorithms import pt_iql
+
+    torch.set_num_threads(min(4, len(os.sched_getaffinity(0))))
+    model = pt_iql.make_reward_model(pt_iql.Args(), 1, *sizes(METAWORLD)).eval()
+    rows = 20_480
+    obs, action, first = torch.randn(rows, 39), torch.rand(rows, 4), torch.arange(rows) // 500 * 500
+    many, one = [], []
+    for _ in range(5):
+        began = time.perf_counter()
+        pt_iql.label_transitions(model, obs, action, first, 25)
+        many.append(1e3 * (time.perf_counter() - began) / rows)
+        began = time.perf_counter()
+        with torch.no_grad():
+            for i in range(400):
+                window = slice(i, i + 25)
+                model(obs[window].unsqueeze(0), action[window].unsqueeze(0), torch.ones(1, 25), last=True)
+        one.append(1e3 * (time.perf_counter() - began) / 400)
+    return {"many": many, "one": one}
+
+
+def child_collect() -> dict:
+    """A step of data collection against a bare step of the two simulators that it takes, resets included."""
+    bare, collected = [], []
+    target, guide = make(METAWORLD), make(METAWORLD, goal_visible=True)
+    rng = np.random.default_rng(0)
+    for repeat in range(6):
+        began = time.perf_counter()
+        episodes = collect(METAWORLD, repeat, 1.0, [(i, "within", METAWORLD) for i in range(4)])
+        count = sum(len(episode[1]) for episode in episodes)
+        taken = time.perf_counter() - began
+        began = time.perf_counter()
+        for i, episode in enumerate(episodes):
+            reset_env(target, i)
+            reset_env(guide, i)
+            for action in rng.uniform(-1, 1, (len(episode[1]), 4)).astype(np.float32):
+                target.step(action)
+                guide.step(action)
+        if repeat:
+            bare.append(1e3 * (time.perf_counter() - began) / count)
+            collected.append(1e3 * taken / count)
+    return {"bare": bare, "collected": collected}
+
+
+CHILDREN = {function.__name__: function for function in
+            (child_step, child_seeds, child_alone, child_label, child_collect)}  # fmt: skip
+
+
+def start(name: str, *arguments, prefix: tuple[str, ...] = ()) -> subprocess.Popen:
+    call = [*prefix, sys.executable, "-m", "tests.benchmark", "--child", json.dumps([name, *arguments])]
+    return subprocess.Popen(call, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> dict:
+    said, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"a measurement failed with status {process.returncode}")
+    return json.loads(said.splitlines()[-1])
+
+
+# ---------------------------------------------------------------- rows
+def row(what: str, tops: list[float], bases: list[float], target: str, unit: str = "ms", factor: float = 1.0) -> None:
+    """Print a row: the median ratio of tops to factor x bases, taken in pairs."""
+    ratio = median(top / (factor * base) for top, base in zip(tops, bases, strict=True))
+    shown = f"{median(tops):.3g} / {factor * median(bases):.3g} {unit}"
+    bound = float(target.split()[-1])
+    reached = ratio >= bound if "least" in target else ratio <= bound
+    print(f"| {what} | {shown} | {ratio:.2f} | {target} | {'yes' if reached else 'no'} |", flush=True)
+
+
+def rows_step() -> None:
+    cores = len(os.sched_getaffinity(0))
+    for threads in sorted({min(2, cores), 1}, reverse=True):
+        for script in SCRIPTS if threads > 1 else ["ipl_iql"]:
+            found = finish(start("child_step", script, METAWORLD, threads))
+            name = f"{script}, MetaWorld, {threads} thread{'s' * (threads > 1)}"
+            row(f"{name}: step / floor", found["step"], found["floor"], "at most 1.3")
+            if "medium" in found:
+                row(f"{name}: bfloat16 / float32 products", found["medium"], found["step"], "at most 0.5")
+                row(f"{name}: compiled / eager", found["step"], found["eager"], "at most 1.0")
+    found = finish(start("child_step", "iql", LOCOMOTION, min(2, cores)))
+    row("iql, locomotion: step / floor", found["step"], found["floor"], "at most 1.6")
+
+
+def rows_seeds() -> None:
+    threads = min(2, len(os.sched_getaffinity(0)))
+    found = finish(start("child_seeds", threads, 5))
+    row("5 seeds in one process / 5 x one seed", found["together"], found["alone"], "at most 1.0", factor=5)
+
+
+def rows_beside() -> None:
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        return
+    both = ("taskset", "-c", f"{cores[0]},{cores[1]}")
+    pin = [("taskset", "-c", str(core)) for core in cores]
+    for what, threads, prefixes, target in (
+        ("one thread each, side by side / alone on one thread", 1, pin, "at most 1.15"),
+        ("default flags, not pinned, side by side / alone", 0, [both, both], "at most 2.3"),
+    ):
+        alone = finish(start("child_alone", threads, 20, 0, prefix=prefixes[0]))["step"]
+        start_at = time.time() + 60  # after both have compiled
+        pair = [start("child_alone", threads, 20, start_at, prefix=prefix) for prefix in prefixes]
+        slower = [finish(process)["step"] for process in pair]
+        row(what, [max(two) for two in zip(*slower, strict=True)], [median(alone)] * 5, target)
+
+
+def rows_whole() -> None:
+    """Evaluation's share of a 200,000-step run, start, memory: from a real run of the script."""
+    module = importlib.import_module("algorithms.ipl_iql")
+    actor = actor_arrays(tree_map(lambda t: t.unsqueeze(0), module.init(module.Args(), 1, 39, 4)["actor"]), 0)
+    workers = Workers(len(os.sched_getaffinity(0)))
+    evaluate(workers, METAWORLD, [actor], [1], 0, 4)
+    times = []
+    for repeat in range(5):
+        began = time.perf_counter()
+        evaluate(workers, METAWORLD, [actor], [1], repeat, 20)
+        times.append(time.perf_counter() - began)
+    workers.close()
+    step = finish(start("child_alone", 0, 10, 0))["step"]
+    evals, training = [81 * t for t in times], [0.2 * s * 1e3 for s in step]
+    row("evaluation's share of 200,000 steps", evals, [e + t for e, t in zip(evals, training, strict=True)],
+        "at most 0.2", "s")  # fmt: skip
+    ensure(METAWORLD, Path(os.environ.get("IPL_DATA_DIR") or "data"), Workers(len(os.sched_getaffinity(0))))
+    with tempfile.TemporaryDirectory() as folder:
+
+        def first_update(*flags, cache: str) -> tuple[float, float]:
+            command = [sys.executable, REPOSITORY / "algorithms/ipl_iql.py", "--env", METAWORLD, "--total-steps", "1",
+                       "--eval-episodes", "1", "--overwrite", "--run-dir", f"{folder}/run", *flags]  # fmt: skip
+            env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": f"{folder}/{cache}"}
+            process = subprocess.Popen(
+                command, cwd=REPOSITORY, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            table, began = Path(f"{folder}/run/seed-1/train.csv"), time.perf_counter()
+            while not (table.exists() and table.stat().st_size and table.stat().st_mtime > start_time):
+                time.sleep(0.02)
+                if process.poll() is not None:
+                    break
+            taken = time.perf_counter() - began
+            _, _, usage = os.wait4(process.pid, 0)
+            with open(f"{folder}/run/seed-1/time.csv") as file:
+                evaluation = float(next(csv.DictReader(file))["time/eval"])
+            return taken - evaluation, usage.ru_maxrss / 2**20
+
+        for what, flags, fresh, target in (
+            ("start to first update, eager, s", ["--no-compile"], False, "at most 8"),
+            ("the same compiled, no cache, s", [], True, "at most 25"),
+            ("the same compiled, from the cache, s", [], False, "at most 12"),
+        ):
+            found = []
+            for repeat in range(5):
+                start_time = time.time()
+                found.append(first_update(*flags, cache=f"cache{repeat if fresh else 0}"))
+            row(what, [f[0] for f in found], [1.0] * 5, target, "s")
+        row("peak memory of the trainer, GiB", [f[1] for f in found], [1.0] * 5, "at most 1.12", "GiB")  # 1.2 GB
+
+
+def rows_data() -> None:
+    cores = len(os.sched_getaffinity(0))
+    jobs = [(METAWORLD, 0, 1.0, job) for job in plan(METAWORLD, 10, 0)]
+    times: dict[int, list[float]] = {1: [], cores: []}
+    for _ in range(5):
+        for count in times:
+            workers = Workers(count)
+            workers.run(sum, [((0,),)] * count)  # started
+            began = time.perf_counter()
+            workers.run(collect, jobs)
+            times[count].append(time.perf_counter() - began)
+            workers.close()
+    row(f"building a dataset: one core / {cores}", times[1], times[cores], "at least 1.8", "s")
+    found = finish(start("child_collect"))
+    row("a step of collection / bare steps of its two simulators", found["collected"], found["bare"], "at most 1.3")
+    found = finish(start("child_label"))
+    row("Preference Transformer: one window at a time / labelling", found["one"], found["many"], "at least 20")
+
+
+ROWS = {"step": rows_step, "seeds": rows_seeds, "beside": rows_beside, "whole": rows_whole, "data": rows_data}
+
+
+@dataclass
+class BenchmarkArgs:
+    """Measure, and print a Markdown table."""
+
+    rows: tuple[str, ...] = tuple(ROWS)
+    """which: step, seeds, beside, whole, data"""
+    child: str = ""
+    """for the program itself: one measurement, as JSON"""
+
+
+def main(args: BenchmarkArgs) -> None:
+    if args.child:
+        name, *arguments = json.loads(args.child)
+        print(json.dumps(CHILDREN[name](*arguments)))
+        return
+    names = ("torch", "numpy", "metaworld", "mujoco")
+    cpu = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in cpu if line.startswith("model name")), "?")
+    print(f"{model}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}, "
+          + ", ".join(f"{name} {version(name)}" for name in names) + "\n")  # fmt: skip
+    print("| what | measured / compared with | ratio | target | reached |\n| --- | --- | --- | --- | --- |")
+    for name in args.rows:
+        ROWS[name]()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(BenchmarkArgs))
