@@ -50,12 +50,12 @@ _ipl_setup() {
     fi
     export MUJOCO_GL
     if [ "$MUJOCO_GL" = egl ] || [ "$MUJOCO_GL" = osmesa ]; then export PYOPENGL_PLATFORM=${PYOPENGL_PLATFORM:-$MUJOCO_GL}; fi
-    # OpenMP's threads wait in loops before they sleep. Short loops cost a run that is alone nothing measurable; two
-    # that share two cores take twice as long each then, and four to five times without.
-    export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-500}
+    # OpenMP's threads wait in loops before they sleep. Unbounded loops (the default) make two runs that share their
+    # cores 4 to 26 times as slow; short ones make a run alone slow where waking up is dear, as on virtual machines.
+    export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-2000}
     echo "setup_shell: $verb .venv (Python $version), MUJOCO_GL=$MUJOCO_GL" >&2
 }
 
-_ipl_has() { { ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null; } | grep -q "$1"; }
+_ipl_has() { { ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null; } | grep "$1" >/dev/null; }  # not -q: under pipefail ldconfig would fail when grep ends first
 
 _ipl_setup

@@ -82,7 +82,7 @@ declare -A state=() detail=()
 inspect() {  # fills state[ID] (finished running failed waiting) and detail[ID]
     local m jobs job first task id ids path word by code array index said
     declare -A latest=() active=() queued=()
-    if cat "$dir"/jobs-*.txt 2>/dev/null | grep -qv '^local'; then
+    if grep -qsv '^local' "$dir"/jobs-*.txt; then
         said=$(squeue --noheader --array --user "$(id -un)" --format %F_%K 2>&1) || die "squeue failed: ${said//$'\n'/; }"
         while IFS=_ read -r array index; do queued[$array.$index]=1; done <<<"$said"
     fi
@@ -287,6 +287,7 @@ run() {  # ID: in a subshell of its own
 
 # shellcheck disable=SC1091
 . ./setup_shell.sh || exit 1
+[ "${GOMP_SPINCOUNT-}" != 2000 ] || unset GOMP_SPINCOUNT  # setup_shell's: for runs that share their cores
 read -r -a ids < <(sed -n "$((SLURM_ARRAY_TASK_ID + first + 1))p" "$dir/tasks-$submission.txt")
 [ ${#ids[@]} -gt 0 ] || { echo "cannot read $dir/tasks-$submission.txt"; exit 1; }
 share=$((${SLURM_CPUS_PER_TASK:-1} / ${#ids[@]}))  # cores of each command

@@ -351,7 +351,7 @@ def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: Re
     """Train seeds that stand at the same step, as one batch, to the end."""
     seeds, start, device, run_dir = [run.seed for run in runs], runs[0].step, pairs.device, runs[0].folder.parent
     sizes = pairs.obs.shape[1], pairs.action.shape[1]
-    states = [run.checkpoint["state"] if run.checkpoint else init(args, run.seed, *sizes) for run in runs]
+    states = [run.restore(init(args, run.seed, *sizes)) for run in runs]
     state = tree_map(lambda *leaves: torch.stack(leaves).to(device), *states)  # every leaf: (S, ...)
     update = make_update(args)
     if args.compile and (missing := can_compile()):

@@ -57,12 +57,12 @@ from common.runs import (
     Signals,
     actor_arrays,
     can_compile,
+    check_alike,
     check_args,
     check_finite,
     default_args,
     parse_args,
     print_summary,
-    read_saved,
     save,
     setup_device,
     tree_map,
@@ -239,8 +239,12 @@ class Block(nn.Module):
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
         drop = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=drop).transpose(1, 2).flatten(2)
-        x = x + F.dropout(self.proj(y), drop)
-        return x + F.dropout(self.fc2(F.relu(self.fc1(self.ln2(x)))), drop)
+        return self.finish(x, y)
+
+    def finish(self, x: Tensor, y: Tensor) -> Tensor:
+        """What follows the attention `y`."""
+        x = x + F.dropout(self.proj(y), self.dropout, self.training)
+        return x + F.dropout(self.fc2(F.relu(self.fc1(self.ln2(x)))), self.dropout, self.training)
 
 
 class PreferenceTransformer(nn.Module):
@@ -281,16 +285,19 @@ class PreferenceTransformer(nn.Module):
         allowed = (causal & valid.unsqueeze(1) | own).unsqueeze(1)  # (B, 1, 2T, 2T)
         for i, block in enumerate(self.blocks):
             x = block(x, allowed, last and i == len(self.blocks) - 1)
-        x = self.ln_out(x) if last else self.ln_out(x)[:, 1::2]  # state tokens have seen s_t and a_t
-        if self.head is not None:
-            reward = self.head(x).squeeze(-1)
+        x = x if last else x[:, 1::2]  # state tokens have seen s_t and a_t
+        if last or self.pref is None:
+            reward = self.reward(x)
             return reward, None if last else reward.mean(-1)
         width = (self.pref.out_features - 1) // 2
-        query, key, value = self.pref(x).split([width, width, 1], -1)
-        if last:
-            return value.squeeze(-1), None
+        query, key, value = self.pref(self.ln_out(x)).split([width, width, 1], -1)
         z = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # both directions [D9]
         return value.squeeze(-1), z.squeeze(-1).mean(-1)
+
+    def reward(self, x: Tensor) -> Tensor:  # (..., D) -> (...)
+        """The reward of steps from what the last block gives for their states."""
+        x = self.ln_out(x)
+        return self.head(x).squeeze(-1) if self.pref is None else self.pref(x)[..., -1]
 
 
 # ---------------------------------------------------------------- losses: one number a seed
@@ -445,7 +452,9 @@ def train_reward(args: Args, run: Run, segments: Params, stop: Signals) -> Prefe
     path, count = run.folder / "reward.pt", min(len(label) - 1, max(1, len(label) * 9 // 10))  # [D8]
     progress = {"epoch": 0, "best": float("inf"), "waited": 0, "done": False, "model": model.state_dict()}
     if path.exists():
-        saved = read_saved(path, (*progress, "last_model", "optimizer"))
+        saved = run.read(path.name, (*progress, "last_model", "optimizer"))
+        for name in ("model", "last_model"):
+            check_alike(path, saved[name], model.state_dict())
         progress = {name: saved[name] for name in progress}
         model.load_state_dict(saved["last_model"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -493,11 +502,63 @@ def train_reward(args: Args, run: Run, segments: Params, stop: Signals) -> Prefe
             progress["done"] = 0 < args.reward_patience <= progress["waited"]
         if check or time.perf_counter() - saved_at > 10:
             last = {"last_model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            save(path, {"schema": SCHEMA, **progress, **last})
+            save(path, {"schema": SCHEMA, "args": run.args, **progress, **last})
             saved_at = time.perf_counter()
     bar.close()
     model.load_state_dict(progress["model"])
     return model.eval()
+
+
+def last_rewards(model: PreferenceTransformer, obs: Tensor, action: Tensor, start: Tensor, rows: Tensor,
+                 window: int) -> Tensor:  # fmt: skip
+    """`model(..., last=True)` of the windows START[i]..ROWS[i], for a model of one block; `rows` are consecutive: (C,).
+
+    Every token stands in `window` windows, each time at another position j. Its key and value need not be computed for
+    each: the two LayerNorms before them only subtract means, multiply by weights and divide by a number, hence they are
+        W x / (s0 s1) + W p_j / (s0 s1) + W c / s1 + b
+    with x, p_j and c what token, position and bias become; W x is computed once a token, s0 and s1 are products of x
+    and p_j. Labelling is 3 (windows of 25 steps) to 18 times (of 100) as fast for it.
+    """
+    block, width = model.blocks[0], model.timestep.embedding_dim
+    (w_q, w_kv), (b_q, b_kv) = (p.split([width, 2 * width]) for p in (block.qkv.weight, block.qkv.bias))
+    w, b = (w_kv * block.ln1.weight).T, F.linear(block.ln1.bias, w_kv, b_kv)
+
+    def centre(x: Tensor) -> Tensor:
+        return x - x.mean(-1, keepdim=True)
+
+    def variance(x: Tensor, p: Tensor) -> Tensor:  # of x + p, both centred: (2, n, D), (T, D) -> (2, n, T)
+        return x.square().mean(-1, keepdim=True) + p.square().mean(-1) + x @ p.T * (2 / width)
+
+    def heads(y: Tensor) -> Tensor:  # (..., k D) -> (k, H, ..., d)
+        return y.unflatten(-1, (-1, block.heads, width // block.heads)).movedim((-3, -2), (0, 1))
+
+    # tokens: of actions and of states, (2, n, D); queries: of the rows' states, (H, C, d)
+    span = torch.arange(int(start.min()), int(rows[-1]) + 1, device=obs.device)
+    token = torch.stack([model.action(action[span]), model.obs(obs[span])])
+    position = model.timestep.weight[1 : window + 1]
+    last = model.ln_in(token[1, -len(rows) :] + position[rows - start])
+    (q,) = heads(F.linear(block.ln1(last), w_q, b_q)) * (width // block.heads) ** -0.5
+
+    # keys and values: the parts of tokens (H, 2, n, d), positions (H, T, d) and bias (H, 1, d), and 1 / s0, 1 / s1
+    x, p, c = centre(token), centre(position), centre(model.ln_in.bias).unsqueeze(0)
+    first = (variance(x, p) + model.ln_in.eps).rsqrt()
+    x, p = (centre(model.ln_in.weight * part) for part in (x, p))
+    both = variance(x, p) * first.square() + 2 / width * first * (x @ c.T + (p @ c.T).T) + c.square().mean()
+    second = (both + block.ln1.eps).rsqrt()
+    (k_x, v_x), (k_p, v_p), (k_c, v_c), (k_b, v_b) = (heads(part) for part in (x @ w, p @ w, c @ w, b.unsqueeze(0)))
+
+    # attention of every row to the tokens of its window, at their positions in it: scores (H, 2, C, n)
+    at = (span - start.unsqueeze(-1)).clamp(0, window - 1)  # (C, n)
+    seen = (start.unsqueeze(-1) <= span) & (span <= rows.unsqueeze(-1))
+    chosen = at + window * torch.arange(len(span), device=obs.device)
+    second, both = (s.flatten(1)[:, chosen] for s in (second, first * second))  # (2, C, n)
+    at, qp = at.expand(block.heads, -1, -1), q @ k_p.mT
+    score = both * (q.unsqueeze(1) @ k_x.mT + qp.gather(-1, at).unsqueeze(1))
+    score = (score + second * (q @ k_c.mT).unsqueeze(1) + (q @ k_b.mT).unsqueeze(1)).masked_fill(~seen, -torch.inf)
+    weight = score.transpose(1, 2).flatten(2).softmax(-1).unflatten(-1, (2, -1)).transpose(1, 2)
+    y = (weight * both @ v_x).sum(1) + torch.zeros_like(qp).scatter_add(-1, at, (weight * both).sum(1)) @ v_p
+    y = y + (weight * second).sum((1, 3)).unsqueeze(-1) * v_c + v_b  # (H, C, d)
+    return model.reward(block.finish(last, y.transpose(0, 1).flatten(1)))
 
 
 @torch.no_grad()
@@ -512,12 +573,16 @@ def label_transitions(model: PreferenceTransformer, obs: Tensor, action: Tensor,
     Returns:
         (M,), scaled as the authors do: by the longest trajectory over the range of the trajectories' returns.
     """
-    past, rewards = torch.arange(1 - window, 1, device=obs.device), []
+    rewards = []
     for rows in tqdm(torch.arange(len(obs), device=obs.device).split(128), "labelling", unit="batch", disable=None):
         if stop:
             raise Interrupted
-        index = rows.unsqueeze(1) + past
-        mask = (index >= first[rows].unsqueeze(1)).to(obs.dtype)  # (B, T)
+        start = torch.maximum(first[rows], rows - window + 1)
+        if len(model.blocks) == 1:
+            rewards.append(last_rewards(model, obs, action, start, rows, window))
+            continue
+        index = rows.unsqueeze(1) + torch.arange(1 - window, 1, device=obs.device)
+        mask = (index >= start.unsqueeze(1)).to(obs.dtype)  # (B, T)
         past_obs, past_action = (x[index.clamp(min=0)] * mask.unsqueeze(-1) for x in (obs, action))
         rewards.append(model(past_obs, past_action, mask, last=True)[0][:, 0])
     reward, (_, lengths) = torch.cat(rewards), torch.unique_consecutive(first, return_counts=True)
@@ -594,7 +659,7 @@ def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: Re
     """Train seeds that stand at the same step, as one batch, to the end."""
     seeds, start, device, run_dir = [run.seed for run in runs], runs[0].step, pairs.device, runs[0].folder.parent
     sizes = pairs.obs.shape[1], pairs.action.shape[1]
-    states = [run.checkpoint["state"] if run.checkpoint else init(args, run.seed, *sizes) for run in runs]
+    states = [run.restore(init(args, run.seed, *sizes)) for run in runs]
     state = tree_map(lambda *leaves: torch.stack(leaves).to(device), *states)  # every leaf: (S, ...)
     update = make_update(args)
     if args.compile and (missing := can_compile()):

@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
 import os
 import sys
 import time
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -214,10 +213,13 @@ def build(path: Path, env: str, episodes: int, noise: float, seed: int, pairs: i
     arrays = {"obs": np.concatenate([p[0] for p in parts]), "action": action, "reward": reward, "success": success,
               "episodes/row": row, "episodes/length": length, "episodes/kind": np.repeat(np.arange(4), episodes),
               "preferences/start": start, "preferences/label": label}  # fmt: skip
-    with atomic(path) as partial, h5py.File(partial, "w") as file:
+    memory = io.BytesIO()  # written directly, a full disk would end the process within the HDF5 library
+    with h5py.File(memory, "w") as file:
         file.attrs["protocol"] = json.dumps(protocol)
         for name, array in arrays.items():
-            file.create_dataset(name, data=array)
+            file.create_dataset(name, data=array, fletcher32=True)  # a flipped bit is an error when read
+    with atomic(path) as partial:
+        partial.write_bytes(memory.getbuffer())
 
 
 @contextmanager
@@ -393,7 +395,7 @@ def read(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[
             if "data" in file and "env_args" in file["data"].attrs:  # robomimic's
                 arrays["env_args"] = json.loads(file["data"].attrs["env_args"])
         return arrays
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # damaged files raise many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be read ({reason}); delete it and start again") from error
 

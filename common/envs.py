@@ -285,7 +285,7 @@ class Workers:
     def run(self, function, jobs: list[tuple], progress=lambda result: None) -> list:
         """[function(*job) for job in jobs], computed in parallel; `progress(result)` is called as each job ends.
 
-        A pool that breaks (a worker was killed, or hung for EPISODE_TIMEOUT) is replaced once.
+        A pool that breaks (a worker was killed, is out of memory, or hung for EPISODE_TIMEOUT) is replaced once.
 
         Raises:
             WorkersError: it broke again.  Interrupted: `stop()` became true.
@@ -295,10 +295,11 @@ class Workers:
             try:
                 self._run(function, jobs, results, progress)
                 return [results[i] for i in range(len(jobs))]
-            except (BrokenProcessPool, TimeoutError) as error:
+            except (BrokenProcessPool, TimeoutError, MemoryError) as error:
                 self.close()
                 if attempt == 2:
-                    raise WorkersError(f"worker processes failed twice ({type(error).__name__}: {error})") from error
+                    reason = str(error).split(". ")[0]
+                    raise WorkersError(f"worker processes failed twice ({type(error).__name__}: {reason})") from error
         raise AssertionError
 
     def _run(self, function, jobs, results, progress) -> None:

@@ -43,6 +43,8 @@ class ReportArgs:
     """keep runs with ARGUMENT=PATTERN, e.g. env=drawer-* algorithm=ipl_iql num_preferences=500"""
     x: str = "step"
     """x-axis of the curves: step, wall-clock (seconds of data, training and evaluation) or pairs (last values alone)"""
+    into: str = ""
+    """Markdown file whose lines between `<!-- report -->` and `<!-- end of report -->` become the tables"""
     metric: str = ""
     """success, score, return_mean or length; empty: score where there is one, else success"""
 
@@ -314,11 +316,21 @@ def main(args: ReportArgs) -> list[Path]:
               ("By the value of each argument that varies", ablation_table(seeds))]  # fmt: skip
     tables = [(title, rows) for title, rows in tables if len(rows) > 1]
     note = "Mean and 95 % bootstrap interval over seeds. Last: at the last step. Best: each seed's best evaluation."
+    document, begin, end = (
+        (Path(args.into).read_text() if args.into else ""),
+        "<!-- report -->",
+        "<!-- end of report -->",
+    )
+    if args.into and not 0 <= document.find(begin) < document.find(end):
+        raise InputError(f"--into {args.into}: has no lines {begin} and {end}")
     args.out.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join((f"{title}:\n\n" if title else "") + markdown(rows) for title, rows in tables)
     (args.out / "tables.md").write_text(f"{text}\n\n{note}\n")
     (args.out / "tables.tex").write_text("\n\n".join(latex(rows) for _, rows in tables) + f"\n% {note}\n")
     paths = [args.out / "tables.md", args.out / "tables.tex"]
+    if args.into:
+        before, after = document.split(begin)[0], document.split(end)[1]
+        Path(args.into).write_text(f"{before}{begin}\n\n{text}\n\n{note}\n\n{end}{after}")
     if args.x != "pairs":
         paths += curves(groups, args.x, args.out)
     if len({pairs for _, pairs, _ in groups}) > 1:

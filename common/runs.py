@@ -13,6 +13,7 @@ import fcntl
 import fnmatch
 import io
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -21,6 +22,7 @@ import socket
 import subprocess
 import sys
 import warnings
+import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -236,7 +238,7 @@ class Run:
         self.config, self.checkpoint, path = {}, None, self.folder / "checkpoint.pt"
         if not args.overwrite:
             self.config = self._read_config()
-            self.checkpoint = read_saved(path, ("step", "state", "time")) if path.exists() else None
+            self.checkpoint = read_saved(path, ("step", "state", "args", "time")) if path.exists() else None
         self.step = self.checkpoint["step"] if self.checkpoint else 0
         # `open` empties the folder of a run that is to be overwritten or has not trained yet, once all input is checked
         self.started = not args.overwrite and (self.step > 0 or (self.folder / "reward.pt").exists())
@@ -244,7 +246,8 @@ class Run:
             raise InputError(f"{self.folder}: holds a finished run without its checkpoint; choose another --run-dir, "
                              "or start anew with --overwrite")  # fmt: skip
         if self.started:
-            self._compare(self.args, self.config.get("args", {}), self.config.get("algorithm", algorithm))
+            before = self.config.get("args", {}) | (self.checkpoint["args"] if self.checkpoint else {})
+            self._compare(self.args, before, self.config.get("algorithm", algorithm))
         else:
             self.checkpoint = None
         self.finished = (self.folder / "final.pt").exists() and self.step >= args.total_steps
@@ -283,6 +286,19 @@ class Run:
             raise InputError(f"{self.folder}: was started with other arguments ({', '.join(changed)}); give the same, "
                              "choose another --run-dir, or start anew with --overwrite")  # fmt: skip
 
+    def read(self, name: str, names: tuple[str, ...]) -> dict:
+        """A file that `save` wrote into this folder, with `names` in it. InputError: it is of other arguments."""
+        saved = read_saved(self.folder / name, ("args", *names))
+        self._compare(self.args, saved["args"], self.algorithm)
+        return saved
+
+    def restore(self, fresh: dict) -> dict:
+        """The checkpoint's state or, where there is none, `fresh`. InputError: it holds other tensors than `fresh`."""
+        if self.checkpoint is None:
+            return fresh
+        check_alike(self.folder / "checkpoint.pt", self.checkpoint["state"], fresh)
+        return self.checkpoint["state"]
+
     def open(self, data: dict[str, str], device: torch.device, track: bool) -> None:
         """Write config.json, drop rows that are newer than the checkpoint, open the logs.
 
@@ -313,6 +329,7 @@ class Run:
             with self._optional("wandb"):
                 import wandb
 
+                logging.raiseExceptions = False  # no tracebacks where wandb cannot write its own log
                 name = f"{self.algorithm}_{self.args['env']}_seed-{self.seed}"
                 project, entity = self.args["wandb_project"], self.args["wandb_entity"] or None
                 self.wandb = wandb.init(project=project, entity=entity, name=name, dir=str(self.folder), config=config,
@@ -438,6 +455,9 @@ def read_saved(path: Path, names: tuple[str, ...]) -> dict:
         InputError: the file is damaged, lacks one of `names`, or has another schema.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch.load does not look at the checksums
+                raise ValueError(damaged)
         with warnings.catch_warnings(action="ignore"):
             saved = torch.load(path, map_location="cpu", weights_only=True)
         schema, _ = saved["schema"], [saved[name] for name in names]
@@ -449,6 +469,18 @@ def read_saved(path: Path, names: tuple[str, ...]) -> dict:
     if schema != SCHEMA:
         raise InputError(f"{path}: has schema {schema}, this code writes {SCHEMA}; start anew with --overwrite")
     return saved
+
+
+def check_alike(path: Path, saved, fresh) -> None:
+    """Raises InputError where the nested dicts `saved`, read from `path`, have not the names and shapes of `fresh`."""
+    if isinstance(fresh, dict):
+        alike = isinstance(saved, dict) and saved.keys() == fresh.keys()
+    else:
+        alike = isinstance(saved, torch.Tensor) and (saved.shape, saved.dtype) == (fresh.shape, fresh.dtype)
+    if not alike:
+        raise InputError(f"{path}: holds other networks; start anew with --overwrite")
+    for name in fresh if isinstance(fresh, dict) else ():
+        check_alike(path, saved[name], fresh[name])
 
 
 def save(path: Path, content: dict) -> None:

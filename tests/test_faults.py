@@ -5,12 +5,16 @@ The quick part runs with every `pytest`; `pytest -m slow tests/test_faults.py` i
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -96,6 +100,54 @@ def test_a_killed_worker_is_replaced_once(run, data_dir, tmp_path):
     assert_same_run(seed_folder(tmp_path / "again"), tmp_path / "whole/seed-1")
 
 
+def patched(setup: str, script: str, *arguments) -> list[str]:
+    """The command line of a script after `setup`, Python code that shortens a time limit."""
+    words = command(script, *arguments)[1:]
+    code = f"import sys, runpy; sys.path.insert(0, {str(REPOSITORY)!r}); {setup}; sys.argv = {words!r}; "
+    return [sys.executable, "-c", code + f"runpy.run_path({words[0]!r}, run_name='__main__')"]
+
+
+def hang(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+
+
+def starve(pid: int) -> None:
+    """From now on every allocation fails; once Python itself has started, lest that be what fails."""
+    while int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 < 50e6:
+        time.sleep(0.001)
+    resource.prlimit(pid, resource.RLIMIT_AS, (1, 1))
+
+
+@pytest.mark.parametrize(("fault", "said"), [(hang, "no episode finished within 4 s"), (starve, "")])
+def test_a_worker_that_hangs_or_has_no_memory_is_replaced_once(data_dir, tmp_path, fault, said):
+    """Once in the first evaluation: the run ends well. In every one: one line, exit status 1, nobody left behind."""
+    for always in (False, True):
+        folder = tmp_path / str(always)
+        folder.mkdir()
+        options = environment(data_dir, folder)
+        line = patched("import common.envs; common.envs.EPISODE_TIMEOUT = 4", "ipl_iql", *SMALL)
+        process = subprocess.Popen(line, cwd=folder, env=options["env"], text=True, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE)  # fmt: skip
+        hit: set[int] = set()
+        end = time.monotonic() + 100
+        while process.poll() is None and time.monotonic() < end:
+            for worker in loky_children(process.pid):
+                if worker not in hit and (always or not hit):
+                    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                        fault(worker)
+                    hit.add(worker)
+            time.sleep(0.01)
+        errors = process.stderr.read()
+        assert hit and process.wait() == int(always), errors
+        assert not [pid for pid in hit if Path(f"/proc/{pid}").exists()]
+        if always:
+            *before, last = errors.splitlines()  # a worker's own last words may come before ours
+            assert "worker processes failed twice" in last and len(last) < 200, errors
+            assert fault is starve or (said in last and not before), errors
+            assert "Traceback" not in errors
+            assert (seed_folder(folder) / "checkpoint.pt").exists()
+
+
 # ---------------------------------------------------------------- disks
 @pytest.fixture
 def small_disk(tmp_path):
@@ -137,6 +189,189 @@ def test_a_full_disk_under_the_data_leaves_no_half_file(run, small_disk):
     workers.close()
 
 
+def test_a_folder_that_becomes_read_only_is_one_line_and_the_same_command_goes_on(run, data_dir, small_disk, tmp_path):
+    arguments = [*SMALL, "--run-dir", small_disk / "run"]
+    mount = ["mount", "-o", "remount,ro,size=20m", small_disk]
+    subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
+    options = environment(data_dir, tmp_path)
+    process = subprocess.Popen(command("ipl_iql", *arguments), cwd=tmp_path, env=options["env"], text=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+    seed, end = small_disk / "run/seed-1", time.monotonic() + 100
+    while not (
+        seed / "checkpoint.pt"
+    ).exists():  # then the first evaluation begins, with no file open to write but logs
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGSTOP)
+    busy = subprocess.run(mount, capture_output=True).returncode  # refused while a file is open to be written
+    if busy:
+        process.kill()
+    process.send_signal(signal.SIGCONT)
+    said = process.communicate()[1]
+    if busy:
+        subprocess.run(mount, check=True)
+    else:
+        assert process.returncode == 1 and "Read-only" in said and said.count("\n") == 1, said
+    kept = (seed / "checkpoint.pt").read_bytes()
+    for line in ([*arguments], [*SMALL, "--run-dir", small_disk / "new"]):
+        done = run("ipl_iql", *line)
+        assert done.returncode in (1, 2) and "Read-only" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    data = {**options["env"], "IPL_DATA_DIR": str(small_disk / "data")}
+    done = run("ipl_iql", *SMALL, "--run-dir", tmp_path / "elsewhere", env=data)
+    assert done.returncode in (1, 2) and "Read-only" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert (seed / "checkpoint.pt").read_bytes() == kept
+    subprocess.run(["mount", "-o", "remount,rw,size=20m", small_disk], check=True)
+    assert run("ipl_iql", *arguments).returncode == 0
+    assert run("ipl_iql", *SMALL, "--run-dir", tmp_path / "whole").returncode == 0
+    assert_same_run(seed, tmp_path / "whole/seed-1")
+
+
+# ---------------------------------------------------------------- files that are not what they should be
+class Code:
+    """Pickled, this creates the file HERE when it is read."""
+
+    def __reduce__(self):
+        return (os.mkdir, ("HERE",))
+
+
+def test_other_checkpoints_are_refused_in_one_line_and_run_no_code(run, data_dir, tmp_path):
+    """Of another schema, task, method or size of networks; damaged; with code. The file stays as it was."""
+    assert run("ipl_iql", *SMALL).returncode == 0
+    folder = seed_folder(tmp_path)
+    path, other = folder / "checkpoint.pt", tmp_path / "other.pt"
+    good = torch.load(path, weights_only=True)
+    content = path.read_bytes()
+
+    def saved(changes: dict) -> bytes:
+        torch.save({**good, **changes}, other)
+        return other.read_bytes()
+
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    narrow = {**good["state"], "actor": {k: v[..., :1] for k, v in good["state"]["actor"].items()}}
+    fewer = {**good["state"], "value": {k: v for k, v in good["state"]["value"].items() if k != "b0"}}
+    cases = {
+        "has schema 0": saved({"schema": 0}),
+        "other arguments (--env button-press-v2": saved({"args": {**good["args"], "env": "button-press-v2"}}),
+        "holds other networks": saved({"state": narrow}),
+        "other networks": saved({"state": fewer}),
+        "damaged": bytes(flipped),
+        "damaged, or another kind of file": content[:-100],
+        "(BadZipFile)": b"",
+        "(UnpicklingError)": saved({"args": Code()}),
+    }
+    (folder / "final.pt").unlink()  # not finished, so that it would go on
+    for what, damaged in cases.items():
+        path.write_bytes(damaged)
+        refused("ipl_iql", data_dir, tmp_path, what, [])
+        assert path.read_bytes() == damaged
+    done = run("ipl_iql", *SMALL)  # and as a real process: the last of them
+    assert done.returncode == 2 and "checkpoint.pt: damaged" in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.rglob("HERE"))
+    path.write_bytes(content)
+    assert run("ipl_iql", *SMALL).returncode == 0
+
+
+def test_a_reward_model_of_another_task_or_size_is_refused(run, data_dir, tmp_path):
+    assert run("pt_iql", *SMALL, *SMALL_OF["pt_iql"]).returncode == 0
+    path = seed_folder(tmp_path, "pt_iql") / "reward.pt"
+    good = torch.load(path, weights_only=True)
+    for name in ("checkpoint.pt", "final.pt"):
+        path.with_name(name).unlink()
+    for changes, what in (({"args": {**good["args"], "env": "button-press-v2"}}, "--env button-press-v2"),
+                          ({"model": {}}, "holds other networks"), ({"epoch": Code()}, "damaged")):  # fmt: skip
+        torch.save({**good, **changes}, path)
+        refused("pt_iql", data_dir, tmp_path, what, SMALL_OF["pt_iql"])
+    assert not list(tmp_path.rglob("HERE"))
+
+
+def refused(script: str, data_dir: Path, folder: Path, what: str, more: list[str]) -> None:
+    """Training in this process raises InputError: one line that says `what` and names the run's folder."""
+    import importlib
+
+    module = importlib.import_module(f"algorithms.{script}")
+    words = [*SMALL, *more, "--run-dir", str(folder / "runs/drawer-open-v2" / script), "--data-dir", str(data_dir)]
+    with pytest.raises(InputError) as error:
+        module.train(parse_args(default_args(module.Args, module.DEFAULTS, words), words))
+    said = str(error.value)
+    del error
+    gc.collect()  # and with it the folder's lock
+    assert what in said and "seed-1" in said and "\n" not in said
+
+
+FUZZ = """
+import random, sys, numpy as np
+from pathlib import Path
+from common.datasets import read_preferences, read_transitions
+from common.envs import InputError
+from common.runs import read_saved
+path, env, head, cases, draw = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), random.Random(0)
+content = path.read_bytes()
+victim = path.with_name("victim" + path.suffix)
+
+def read():
+    if path.suffix == ".pt":
+        saved = read_saved(victim, ("step", "state", "args"))
+        return [saved["step"], *(p.numpy() for name in ("actor", "critic") for p in saved["state"][name].values())]
+    found = vars(read_preferences(victim, env)) | (vars(read_transitions(victim, env)) if path.suffix != ".npz" else {})
+    return [value for value in found.values() if value is not None]
+
+victim.write_bytes(content)
+right, refused, same = read(), 0, 0
+for case in range(cases):
+    damaged = bytearray(content)
+    kind = case % 3
+    for _ in range(draw.choice([1, 1, 4, 32])):
+        at = draw.randrange(min(head, len(content)) if kind else len(content))
+        damaged[at] = damaged[at] ^ 1 << draw.randrange(8) if draw.random() < 0.5 else draw.randrange(256)
+    if kind == 2:
+        damaged = damaged[: draw.randrange(len(damaged))]
+    victim.write_bytes(damaged)
+    print(case, flush=True)
+    try:
+        found = read()
+    except InputError as error:
+        assert str(victim) in str(error) and "\\n" not in str(error), error
+        refused += 1
+        continue
+    same += all(np.array_equal(a, b) for a, b in zip(found, right, strict=True))
+print(refused, same, cases)
+"""
+
+
+def fuzz(path: Path, env: str, head: int, cases: int) -> tuple[int, int]:
+    """Read `cases` damaged copies of a file in a process of its own: (how many were refused, how many read right)."""
+    env_ = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", FUZZ, path, env, str(head), str(cases)], env=env_,
+                          capture_output=True, text=True, timeout=600)  # fmt: skip
+    assert done.returncode == 0, (done.stdout[-20:], done.stderr[-2000:])
+    refused, same, total = map(int, done.stdout.splitlines()[-1].split())
+    assert total == cases
+    return refused, same
+
+
+def fuzz_all(run, data_dir: Path, folder: Path, cases: int) -> None:
+    """Every damaged copy of a dataset, of preferences, of a checkpoint is refused in one line or read as it was."""
+    assert run("ipl_iql", *SMALL, "--eval-episodes", 1).returncode == 0
+    shutil.copy(seed_folder(folder) / "checkpoint.pt", folder)
+    shutil.copy(next(data_dir.rglob("*.hdf5")), folder / "dataset.hdf5")
+    obs, action = np.zeros((2, 4, 25, 39)), np.zeros((2, 4, 25, 4))
+    np.savez(folder / "p.npz", obs_1=obs[0], obs_2=obs[1], action_1=action[0], action_2=action[1], label=np.ones(4))
+    for name, head in (("checkpoint.pt", 3000), ("dataset.hdf5", 3000), ("p.npz", 300)):
+        refused, same = fuzz(folder / name, "drawer-open-v2", head, cases)
+        print(f"{name}: {refused} refused, {same} read as they were, of {cases}")
+        assert refused + same == cases and refused > cases / 4
+
+
+def test_damaged_files_are_refused_or_read_right(run, data_dir, tmp_path):
+    fuzz_all(run, data_dir, tmp_path, 60)
+
+
+@pytest.mark.slow
+def test_many_damaged_files_are_refused_or_read_right(run, data_dir, tmp_path):
+    fuzz_all(run, data_dir, tmp_path, 2000)
+
+
 # ---------------------------------------------------------------- logs that fail, odd places
 def test_training_goes_on_without_wandb_and_tensorboard(run, data_dir, tmp_path):
     env = {**environment(data_dir, tmp_path)["env"], "WANDB_MODE": "online", "HOME": str(tmp_path),
@@ -144,6 +379,38 @@ def test_training_goes_on_without_wandb_and_tensorboard(run, data_dir, tmp_path)
     done = run("ipl_iql", *SMALL, "--track", env=env)
     assert done.returncode == 0 and done.stderr.count("Weights & Biases failed") == 1, done.stderr
     assert (seed_folder(tmp_path) / "final.pt").exists()
+
+
+def test_training_goes_on_where_the_folder_of_wandb_is_full(run, small_disk, tmp_path):
+    """The folder is a link, there before the run: a run that goes on from its checkpoint leaves it."""
+    assert run("ipl_iql", *SMALL, "--run-dir", tmp_path / "whole").returncode == 0
+    assert run("ipl_iql", *SMALL).returncode == 0
+    seed = seed_folder(tmp_path)
+    (seed / "final.pt").unlink()
+    (seed / "wandb").symlink_to(small_disk)
+    (small_disk / "filler").write_bytes(b"x" * shutil.disk_usage(small_disk).free)
+    done = run("ipl_iql", *SMALL, "--total-steps", 40, "--track")
+    assert done.returncode == 0 and done.stderr.count("Weights & Biases failed") <= 1, done.stderr
+    assert "Traceback" not in done.stderr and (seed / "final.pt").exists()
+    assert_same_run(seed, tmp_path / "whole/seed-1")
+
+
+def test_a_clock_that_is_set_back(run, data_dir, tmp_path):
+    """Killed, and started again two days before it began; then at the end of the year 2037."""
+    if not shutil.which("faketime"):
+        pytest.skip("faketime is not installed")
+    assert run("ipl_iql", *SMALL, "--run-dir", tmp_path / "whole").returncode == 0
+    process = start_until(data_dir, tmp_path, lambda seed: (seed / "checkpoint.pt").exists())
+    process.kill()
+    process.wait()
+    options = environment(data_dir, tmp_path)
+    stopped = subprocess.run(
+        ["faketime", "-f", "-2d", "timeout", "-s", "USR1", "6", *command("ipl_iql", *SMALL)], **options
+    )
+    assert stopped.returncode in (0, 124), stopped.stderr
+    done = subprocess.run(["faketime", "2037-12-31 23:59:50", *command("ipl_iql", *SMALL)], **options)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(seed_folder(tmp_path), tmp_path / "whole/seed-1")
 
 
 def test_odd_folders_locale_and_time_zone(run, data_dir, tmp_path):
@@ -213,6 +480,66 @@ def test_fifty_kills_at_random_moments(run, data_dir, tmp_path, script):
     assert done.returncode == 0, done.stderr
     assert_same_run(folder, tmp_path / "whole/seed-1")
     assert json.loads((folder / "config.json").read_text())["algorithm"] == script
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_fifty_kills_while_a_dataset_is_built(tmp_path):
+    """Two builders at a time, one of them killed at a random moment; what is left is what one alone builds."""
+    line = [sys.executable, "-m", "common.datasets", "--env", "drawer-open-v2", "--episodes", "2", "--pairs", "60"]
+    whole = subprocess.run([*line, "--data-dir", tmp_path / "whole"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert whole.returncode == 0, whole.stderr
+    (expected,) = (tmp_path / "whole").rglob("*.hdf5")
+    path, draw, kills = tmp_path / "data/metaworld" / expected.name, random.Random(0), 0
+    while kills < 50:
+        pair = [subprocess.Popen([*line, "--data-dir", tmp_path / "data"], cwd=REPOSITORY, stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL) for _ in range(2)]  # fmt: skip
+        time.sleep(draw.uniform(0.5, 12.0))
+        for process in pair:
+            if process.poll() is None and (process is pair[0] or draw.random() < 0.7):
+                process.kill()
+                kills += 1
+        assert all(process.wait(120) in (0, -signal.SIGKILL) for process in pair)
+        if path.exists():
+            assert path.read_bytes() == expected.read_bytes()
+            path.unlink()
+    done = subprocess.run([*line, "--data-dir", tmp_path / "data"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0 and path.read_bytes() == expected.read_bytes()
+    assert not list(path.parent.glob(".*.partial"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_twenty_signals_at_random_moments(run, data_dir, tmp_path, script):
+    """Each ends the run within 10 seconds with its exit status; the end equals an uninterrupted run's."""
+    arguments = [*SMALL, *SMALL_OF.get(script, []), "--total-steps", 400, "--eval-every", 40, "--log-every", 20]
+    assert run(script, *arguments, "--run-dir", tmp_path / "whole").returncode == 0
+    folder, options, draw = seed_folder(tmp_path, script), environment(data_dir, tmp_path), random.Random(script)
+    sent, slowest = 0, 0.0
+    signums = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129, signal.SIGUSR1: 0}
+    while sent < 20:
+        process = subprocess.Popen(command(script, *arguments), cwd=options["cwd"], env=options["env"],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+        end = time.monotonic() + draw.uniform(0.0, 7.0)  # from the moment it has taken its folder, and so its signals
+        while not (folder / ".lock").exists() or str(process.pid) not in (folder / ".lock").read_text():
+            time.sleep(0.01)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, end - time.monotonic()))
+        signum = draw.choice(list(signums))
+        if process.poll() is None:
+            left, began = children(process.pid), time.monotonic()
+            process.send_signal(signum)
+            said = process.communicate(timeout=10)[1]
+            slowest = max(slowest, time.monotonic() - began)
+            assert process.returncode in (signums[signum], 0) and "Traceback" not in said, (signum, said)
+            assert not [pid for pid in left if Path(f"/proc/{pid}").exists()]
+            sent += 1
+        if (folder / "final.pt").exists():
+            shutil.rmtree(folder.parent)
+    print(f"{script}: slowest end {slowest:.1f} s")
+    assert run(script, *arguments).returncode == 0
+    assert_same_run(folder, tmp_path / "whole/seed-1")
 
 
 def test_a_lock_of_a_dead_process_does_not_block(tmp_path):

@@ -7,6 +7,7 @@ import torch
 
 from algorithms import pt_iql
 from algorithms.pt_iql import Args, PreferenceTransformer, label_transitions, reward_lr, train_reward
+from common.runs import read_saved
 
 OBS, ACT, STEPS = 5, 3, 8
 
@@ -85,10 +86,13 @@ def test_learning_rate_warms_up_and_falls():
 
 
 class Folder:
-    """What `train_reward` needs of a run: its folder and a place for rows."""
+    """What `train_reward` needs of a run: its folder, a place for rows, and the file that it wrote before."""
 
     def __init__(self, folder, seed: int = 1):
-        self.folder, self.seed, self.rows = folder, seed, []
+        self.folder, self.seed, self.rows, self.args = folder, seed, [], {}
+
+    def read(self, name, names):
+        return read_saved(self.folder / name, names)
 
     def open_table(self, name, step):
         self.rows = [row for row in self.rows if row["step"] <= step]

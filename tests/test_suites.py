@@ -260,8 +260,12 @@ SMALL = (
 OF = {"pt_iql": "--reward-epochs 5 --reward-width 16 --reward-batch-size 16".split()}
 
 
-@pytest.mark.parametrize("script", sorted(path.stem for path in (REPOSITORY / "algorithms").glob("*.py")))
-@pytest.mark.parametrize(("env", "name", "window"), [(LIFT, "lift", 32), (HOPPER, "hopper", 8)], ids=["lift", "hopper"])
+SCRIPTS = sorted(path.stem for path in (REPOSITORY / "algorithms").glob("*.py"))
+CASES = [(HOPPER, "hopper", 8, script) for script in SCRIPTS]
+CASES += [(LIFT, "lift", 32, script) for script in ("ipl_iql", "pt_iql")]  # robosuite takes its time
+
+
+@pytest.mark.parametrize(("env", "name", "window", "script"), CASES, ids=[f"{case[1]}-{case[3]}" for case in CASES])
 def test_every_script_trains_on_every_suite(files, tmp_path, script, env, name, window):
     """200 steps on segments and offline dataset, with the suite's own defaults for the rest."""
     folder = files["folder"]
