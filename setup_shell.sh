@@ -50,7 +50,7 @@ _ipl_setup() {
     fi
     export MUJOCO_GL
     if [ "$MUJOCO_GL" = egl ] || [ "$MUJOCO_GL" = osmesa ]; then export PYOPENGL_PLATFORM=${PYOPENGL_PLATFORM:-$MUJOCO_GL}; fi
-    # OpenMP's threads wait in loops before they sleep. Unbounded loops (the default) make two runs that share their
+    # OpenMP's threads wait in loops before they sleep. Long loops (the default) make two runs that share their
     # cores 4 to 26 times as slow; short ones make a run alone slow where waking up is dear, as on virtual machines.
     export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-2000}
     echo "setup_shell: $verb .venv (Python $version), MUJOCO_GL=$MUJOCO_GL" >&2

@@ -127,7 +127,7 @@ inspect() {  # fills state[ID] (finished running failed waiting) and detail[ID]
     done
 }
 
-is_local_running() { ! flock --nonblock "$dir/.local" true; }  # its tasks hold the lock as long as one of them lives
+is_local_running() { ! flock --shared --nonblock "$dir/.local" true; }  # its tasks hold the lock as long as one of them lives
 
 print_status() {
     local id count log
@@ -344,10 +344,10 @@ fi
 
 if [ -n "$local" ]; then
     job_script 0 $((tasks - 1)) >"$dir/job-$submission.sh"
-    echo "local 0" >"$dir/jobs-$submission.txt"
     echo "$name: ${#todo[@]} commands, $slots at a time on $cpus core(s)${valid_gpus:+ and $gpus GPU(s)} each; logs in ${dir#"$PWD"/}"
     exec 8>"$dir/.local"
     flock 8  # inherited by every task
+    echo "local 0" >"$dir/jobs-$submission.txt"
     flock --unlock 9
     # shellcheck disable=SC2016  # expanded by the shell that runs it
     slot='read -r -a cpus <<<"$1"; read -r -a gpus <<<"$2"; at=$((SLOT * $3))

@@ -574,7 +574,7 @@ def label_transitions(model: PreferenceTransformer, obs: Tensor, action: Tensor,
         (M,), scaled as the authors do: by the longest trajectory over the range of the trajectories' returns.
     """
     rewards = []
-    for rows in tqdm(torch.arange(len(obs), device=obs.device).split(128), "labelling", unit="batch", disable=None):
+    for rows in tqdm(torch.arange(len(obs), device=obs.device).split(256), "labelling", unit="batch", disable=None):
         if stop:
             raise Interrupted
         start = torch.maximum(first[rows], rows - window + 1)

@@ -379,9 +379,13 @@ def read(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: you may not read it")
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
+                if damaged := file.zip.testzip():
+                    raise ValueError(f"the checksum of {damaged} is wrong")
                 return {name: file[name] for name in file.files if wanted(name)}
         arrays: dict[str, np.ndarray] = {}
         with h5py.File(path, "r") as file:

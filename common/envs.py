@@ -295,7 +295,7 @@ class Workers:
             try:
                 self._run(function, jobs, results, progress)
                 return [results[i] for i in range(len(jobs))]
-            except (BrokenProcessPool, TimeoutError, MemoryError) as error:
+            except (BrokenProcessPool, TimeoutError, MemoryError, ImportError, OSError) as error:
                 self.close()
                 if attempt == 2:
                     reason = str(error).split(". ")[0]

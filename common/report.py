@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from common.datasets import atomic
 from common.envs import InputError
 from common.evaluate import bootstrap
 from common.runs import INCIDENTAL, parse_args, user_errors
@@ -43,10 +44,10 @@ class ReportArgs:
     """keep runs with ARGUMENT=PATTERN, e.g. env=drawer-* algorithm=ipl_iql num_preferences=500"""
     x: str = "step"
     """x-axis of the curves: step, wall-clock (seconds of data, training and evaluation) or pairs (last values alone)"""
-    into: str = ""
-    """Markdown file whose lines between `<!-- report -->` and `<!-- end of report -->` become the tables"""
     metric: str = ""
     """success, score, return_mean or length; empty: score where there is one, else success"""
+    into: str = ""
+    """Markdown file whose lines between `<!-- report -->` and `<!-- end of report -->` become the tables"""
 
 
 @dataclass
@@ -70,6 +71,8 @@ def read_seed(folder: Path, metric: str) -> Seed:
     """Raises ValueError, KeyError or OSError where config.json or eval.csv is missing, damaged or empty."""
     config = json.loads((folder / "config.json").read_text())
     args = {**config["args"], "algorithm": config["algorithm"]}
+    for name in ("env", "seed", "num_preferences", "total_steps"):
+        args[name]  # KeyError
     with open(folder / "eval.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if None not in row.values()]
     if not rows:
@@ -104,7 +107,7 @@ def read_seeds(args: ReportArgs) -> list[Seed]:
     for folder in dict.fromkeys(folders):
         try:
             seed = read_seed(folder, args.metric)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             print(f"warning: {folder}: skipped ({type(error).__name__}: {error})", file=sys.stderr)
             continue
         wanted = [part.partition("=") for part in args.filter]
@@ -329,8 +332,9 @@ def main(args: ReportArgs) -> list[Path]:
     (args.out / "tables.tex").write_text("\n\n".join(latex(rows) for _, rows in tables) + f"\n% {note}\n")
     paths = [args.out / "tables.md", args.out / "tables.tex"]
     if args.into:
-        before, after = document.split(begin)[0], document.split(end)[1]
-        Path(args.into).write_text(f"{before}{begin}\n\n{text}\n\n{note}\n\n{end}{after}")
+        before, _, rest = document.partition(begin)
+        with atomic(Path(args.into)) as partial:
+            partial.write_text(f"{before}{begin}\n\n{text}\n\n{note}\n\n{end}{rest.partition(end)[2]}")
     if args.x != "pairs":
         paths += curves(groups, args.x, args.out)
     if len({pairs for _, pairs, _ in groups}) > 1:

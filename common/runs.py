@@ -246,8 +246,8 @@ class Run:
             raise InputError(f"{self.folder}: holds a finished run without its checkpoint; choose another --run-dir, "
                              "or start anew with --overwrite")  # fmt: skip
         if self.started:
-            before = self.config.get("args", {}) | (self.checkpoint["args"] if self.checkpoint else {})
-            self._compare(self.args, before, self.config.get("algorithm", algorithm))
+            for source in (self.config, self.checkpoint or {}):
+                self._compare(self.args, source.get("args", {}), self.config.get("algorithm", algorithm))
         else:
             self.checkpoint = None
         self.finished = (self.folder / "final.pt").exists() and self.step >= args.total_steps
@@ -273,9 +273,12 @@ class Run:
         if not path.exists():
             return {}
         try:
-            return json.loads(path.read_text())
+            config = json.loads(path.read_text())
+            if isinstance(config, dict):
+                return config
         except ValueError:
-            raise InputError(f"{path}: not readable as JSON; start anew with --overwrite") from None
+            pass
+        raise InputError(f"{path}: not readable as a run's configuration; start anew with --overwrite")
 
     def _compare(self, now: dict, before: dict, algorithm: str) -> None:
         if algorithm != self.algorithm:
@@ -288,8 +291,8 @@ class Run:
 
     def read(self, name: str, names: tuple[str, ...]) -> dict:
         """A file that `save` wrote into this folder, with `names` in it. InputError: it is of other arguments."""
-        saved = read_saved(self.folder / name, ("args", *names))
-        self._compare(self.args, saved["args"], self.algorithm)
+        saved = read_saved(self.folder / name, names)
+        self._compare(self.args, saved.get("args", {}), self.algorithm)
         return saved
 
     def restore(self, fresh: dict) -> dict:
@@ -355,7 +358,10 @@ class Run:
             with open(path, newline="") as file:
                 text = file.read()
             complete = text[: text.rfind("\n") + 1]  # a kill may have cut the last row
-            rows = [row for row in csv.DictReader(io.StringIO(complete)) if int(row["step"]) <= step]
+            try:
+                rows = [row for row in csv.DictReader(io.StringIO(complete)) if int(row["step"]) <= step]
+            except (ValueError, KeyError, TypeError, csv.Error):
+                raise InputError(f"{path}: has a damaged row; mend it or start anew with --overwrite") from None
             with atomic(path) as partial, open(partial, "w", newline="") as file:
                 if rows:
                     writer = csv.DictWriter(file, rows[0], lineterminator="\n")
@@ -413,6 +419,9 @@ class Run:
         if self.board:
             with self._optional("board"):
                 self.board.flush()
+        for name in self.rows:  # the checkpoint must not outlive, in a power cut, the rows before it
+            with contextlib.suppress(FileNotFoundError), open(self.folder / f"{name}.csv") as file:
+                os.fsync(file.fileno())
         state = tree_map(lambda t: t.detach().cpu().clone(), state)  # clone: a slice would save all seeds' storage
         save(
             self.folder / "checkpoint.pt",
@@ -461,6 +470,8 @@ def read_saved(path: Path, names: tuple[str, ...]) -> dict:
         with warnings.catch_warnings(action="ignore"):
             saved = torch.load(path, map_location="cpu", weights_only=True)
         schema, _ = saved["schema"], [saved[name] for name in names]
+    except OSError:
+        raise
     except Exception as error:  # torch raises many kinds for a damaged file, with advice to load it unsafely
         reason = f"no {error}" if isinstance(error, KeyError) else type(error).__name__
         raise InputError(

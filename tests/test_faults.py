@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.datasets import ensure
-from common.envs import InputError, Workers
+from common.envs import InputError, Workers, available_cpus
 from common.runs import LIMITS, Run, check_args, default_args, parse_args
 from tests.conftest import REPOSITORY, SMALL, SMALL_OF, command, environment
 from tests.test_scripts import assert_same_run, children, start_until
@@ -100,6 +100,14 @@ def test_a_killed_worker_is_replaced_once(run, data_dir, tmp_path):
     assert_same_run(seed_folder(tmp_path / "again"), tmp_path / "whole/seed-1")
 
 
+def running(pid: int) -> bool:
+    """Whether a process is there and not only waits to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def patched(setup: str, script: str, *arguments) -> list[str]:
     """The command line of a script after `setup`, Python code that shortens a time limit."""
     words = command(script, *arguments)[1:]
@@ -112,39 +120,39 @@ def hang(pid: int) -> None:
 
 
 def starve(pid: int) -> None:
-    """From now on every allocation fails; once Python itself has started, lest that be what fails."""
-    while int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 < 50e6:
+    """From now on every allocation fails; once the simulator is loaded, lest the start be what fails."""
+    end = time.monotonic() + 20
+    while "libmujoco" not in Path(f"/proc/{pid}/maps").read_text() and time.monotonic() < end:
         time.sleep(0.001)
     resource.prlimit(pid, resource.RLIMIT_AS, (1, 1))
 
 
-@pytest.mark.parametrize(("fault", "said"), [(hang, "no episode finished within 4 s"), (starve, "")])
+@pytest.mark.parametrize(("fault", "said"), [(hang, "no episode finished within 15 s"), (starve, "")])
 def test_a_worker_that_hangs_or_has_no_memory_is_replaced_once(data_dir, tmp_path, fault, said):
     """Once in the first evaluation: the run ends well. In every one: one line, exit status 1, nobody left behind."""
     for always in (False, True):
         folder = tmp_path / str(always)
         folder.mkdir()
         options = environment(data_dir, folder)
-        line = patched("import common.envs; common.envs.EPISODE_TIMEOUT = 4", "ipl_iql", *SMALL)
+        line = patched("import common.envs; common.envs.EPISODE_TIMEOUT = 15", "ipl_iql", *SMALL)
         process = subprocess.Popen(line, cwd=folder, env=options["env"], text=True, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.PIPE)  # fmt: skip
         hit: set[int] = set()
-        end = time.monotonic() + 100
+        end = time.monotonic() + 150
         while process.poll() is None and time.monotonic() < end:
             for worker in loky_children(process.pid):
-                if worker not in hit and (always or not hit):
+                if worker not in hit and (always or len(hit) < available_cpus()):  # all of the first pool
                     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                         fault(worker)
                     hit.add(worker)
             time.sleep(0.01)
         errors = process.stderr.read()
         assert hit and process.wait() == int(always), errors
-        assert not [pid for pid in hit if Path(f"/proc/{pid}").exists()]
+        assert not [pid for pid in hit if running(pid)]
         if always:
             *before, last = errors.splitlines()  # a worker's own last words may come before ours
             assert "worker processes failed twice" in last and len(last) < 200, errors
             assert fault is starve or (said in last and not before), errors
-            assert "Traceback" not in errors
             assert (seed_folder(folder) / "checkpoint.pt").exists()
 
 
@@ -154,7 +162,10 @@ def small_disk(tmp_path):
     """A file system of 2 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True).returncode:
+    if (
+        not shutil.which("mount")
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True).returncode
+    ):
         pytest.skip("needs the right to mount a small file system")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
@@ -183,35 +194,28 @@ def test_a_full_disk_under_the_data_leaves_no_half_file(run, small_disk):
     workers = Workers(1)
     with pytest.raises(OSError, match=r"No space left|write|unable"):
         ensure("drawer-open-v2", small_disk / "data", workers, episodes=1, pairs=60)
-    assert not list((small_disk / "data").rglob("*.hdf5"))
+    assert not [*(small_disk / "data").rglob("*.hdf5"), *(small_disk / "data").rglob("*.partial")]
     filler.unlink()
     assert ensure("drawer-open-v2", small_disk / "data", workers, episodes=1, pairs=60).exists()
     workers.close()
 
 
 def test_a_folder_that_becomes_read_only_is_one_line_and_the_same_command_goes_on(run, data_dir, small_disk, tmp_path):
-    arguments = [*SMALL, "--run-dir", small_disk / "run"]
-    mount = ["mount", "-o", "remount,ro,size=20m", small_disk]
-    subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
-    options = environment(data_dir, tmp_path)
+    """The run's folder in its first evaluation; then also a new run's folder and the data's."""
+    arguments = [*SMALL, "--run-dir", tmp_path / "run"]
+    seed, options = tmp_path / "run/seed-1", environment(data_dir, tmp_path)
     process = subprocess.Popen(command("ipl_iql", *arguments), cwd=tmp_path, env=options["env"], text=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
-    seed, end = small_disk / "run/seed-1", time.monotonic() + 100
-    while not (
-        seed / "checkpoint.pt"
-    ).exists():  # then the first evaluation begins, with no file open to write but logs
+    end = time.monotonic() + 100
+    while not (seed / "checkpoint.pt").exists():
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.01)
-    process.send_signal(signal.SIGSTOP)
-    busy = subprocess.run(mount, capture_output=True).returncode  # refused while a file is open to be written
-    if busy:
-        process.kill()
-    process.send_signal(signal.SIGCONT)
+    # a mount of its own: a file system as a whole stays writable while files of it are open
+    subprocess.run(["mount", "--bind", seed, seed], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", seed], check=True)
     said = process.communicate()[1]
-    if busy:
-        subprocess.run(mount, check=True)
-    else:
-        assert process.returncode == 1 and "Read-only" in said and said.count("\n") == 1, said
+    assert process.returncode == 1 and "Read-only" in said and said.count("\n") == 1, said
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     kept = (seed / "checkpoint.pt").read_bytes()
     for line in ([*arguments], [*SMALL, "--run-dir", small_disk / "new"]):
         done = run("ipl_iql", *line)
@@ -220,7 +224,7 @@ def test_a_folder_that_becomes_read_only_is_one_line_and_the_same_command_goes_o
     done = run("ipl_iql", *SMALL, "--run-dir", tmp_path / "elsewhere", env=data)
     assert done.returncode in (1, 2) and "Read-only" in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert (seed / "checkpoint.pt").read_bytes() == kept
-    subprocess.run(["mount", "-o", "remount,rw,size=20m", small_disk], check=True)
+    subprocess.run(["umount", seed], check=True)
     assert run("ipl_iql", *arguments).returncode == 0
     assert run("ipl_iql", *SMALL, "--run-dir", tmp_path / "whole").returncode == 0
     assert_same_run(seed, tmp_path / "whole/seed-1")
@@ -234,8 +238,9 @@ class Code:
         return (os.mkdir, ("HERE",))
 
 
-def test_other_checkpoints_are_refused_in_one_line_and_run_no_code(run, data_dir, tmp_path):
+def test_other_checkpoints_are_refused_in_one_line_and_run_no_code(run, data_dir, tmp_path, monkeypatch):
     """Of another schema, task, method or size of networks; damaged; with code. The file stays as it was."""
+    monkeypatch.chdir(tmp_path)
     assert run("ipl_iql", *SMALL).returncode == 0
     folder = seed_folder(tmp_path)
     path, other = folder / "checkpoint.pt", tmp_path / "other.pt"
@@ -272,7 +277,8 @@ def test_other_checkpoints_are_refused_in_one_line_and_run_no_code(run, data_dir
     assert run("ipl_iql", *SMALL).returncode == 0
 
 
-def test_a_reward_model_of_another_task_or_size_is_refused(run, data_dir, tmp_path):
+def test_a_reward_model_of_another_task_or_size_is_refused(run, data_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert run("pt_iql", *SMALL, *SMALL_OF["pt_iql"]).returncode == 0
     path = seed_folder(tmp_path, "pt_iql") / "reward.pt"
     good = torch.load(path, weights_only=True)
@@ -355,7 +361,8 @@ def fuzz_all(run, data_dir: Path, folder: Path, cases: int) -> None:
     assert run("ipl_iql", *SMALL, "--eval-episodes", 1).returncode == 0
     shutil.copy(seed_folder(folder) / "checkpoint.pt", folder)
     shutil.copy(next(data_dir.rglob("*.hdf5")), folder / "dataset.hdf5")
-    obs, action = np.zeros((2, 4, 25, 39)), np.zeros((2, 4, 25, 4))
+    rng = np.random.default_rng(0)
+    obs, action = rng.normal(size=(2, 4, 25, 39)), rng.uniform(-1, 1, (2, 4, 25, 4))
     np.savez(folder / "p.npz", obs_1=obs[0], obs_2=obs[1], action_1=action[0], action_2=action[1], label=np.ones(4))
     for name, head in (("checkpoint.pt", 3000), ("dataset.hdf5", 3000), ("p.npz", 300)):
         refused, same = fuzz(folder / name, "drawer-open-v2", head, cases)
@@ -381,18 +388,29 @@ def test_training_goes_on_without_wandb_and_tensorboard(run, data_dir, tmp_path)
     assert (seed_folder(tmp_path) / "final.pt").exists()
 
 
-def test_training_goes_on_where_the_folder_of_wandb_is_full(run, small_disk, tmp_path):
-    """The folder is a link, there before the run: a run that goes on from its checkpoint leaves it."""
+def test_training_goes_on_where_the_folder_of_wandb_is_full(run, data_dir, small_disk, tmp_path):
+    """The folder is a link into a full disk, in a run that goes on from step 20 of 40."""
     assert run("ipl_iql", *SMALL, "--run-dir", tmp_path / "whole").returncode == 0
-    assert run("ipl_iql", *SMALL).returncode == 0
+    process = start_until(data_dir, tmp_path, lambda seed: (seed / "eval.csv").exists()
+                          and "\n20," in (seed / "eval.csv").read_text(), *SMALL, "--total-steps", 100_000)  # fmt: skip
+    process.send_signal(signal.SIGTERM)
+    process.wait()
     seed = seed_folder(tmp_path)
-    (seed / "final.pt").unlink()
+    before = len((seed / "eval.csv").read_text().splitlines())
     (seed / "wandb").symlink_to(small_disk)
     (small_disk / "filler").write_bytes(b"x" * shutil.disk_usage(small_disk).free)
-    done = run("ipl_iql", *SMALL, "--total-steps", 40, "--track")
-    assert done.returncode == 0 and done.stderr.count("Weights & Biases failed") <= 1, done.stderr
-    assert "Traceback" not in done.stderr and (seed / "final.pt").exists()
-    assert_same_run(seed, tmp_path / "whole/seed-1")
+    line = command("ipl_iql", *SMALL, "--total-steps", 100_000, "--track")
+    options = environment(data_dir, tmp_path)
+    with open(tmp_path / "said", "w") as said:
+        process = subprocess.Popen(line, cwd=tmp_path, env=options["env"], stdout=said, stderr=said)
+        wait_until = time.monotonic() + 100
+        while len((seed / "eval.csv").read_text().splitlines()) < before + 2:
+            assert process.poll() is None and time.monotonic() < wait_until, (tmp_path / "said").read_text()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 143
+    text = (tmp_path / "said").read_text()
+    assert text.count("Weights & Biases failed") <= 1 and "Traceback" not in text, text
 
 
 def test_a_clock_that_is_set_back(run, data_dir, tmp_path):
@@ -405,9 +423,10 @@ def test_a_clock_that_is_set_back(run, data_dir, tmp_path):
     process.wait()
     options = environment(data_dir, tmp_path)
     stopped = subprocess.run(
-        ["faketime", "-f", "-2d", "timeout", "-s", "USR1", "6", *command("ipl_iql", *SMALL)], **options
+        ["faketime", "-f", "-2d", "timeout", "--preserve-status", "-s", "USR1", "6", *command("ipl_iql", *SMALL)],
+        **options,
     )
-    assert stopped.returncode in (0, 124), stopped.stderr
+    assert stopped.returncode == 0 and "Traceback" not in stopped.stderr, stopped.stderr
     done = subprocess.run(["faketime", "2037-12-31 23:59:50", *command("ipl_iql", *SMALL)], **options)
     assert done.returncode == 0, done.stderr
     assert_same_run(seed_folder(tmp_path), tmp_path / "whole/seed-1")
@@ -431,7 +450,7 @@ NUMBERS = [name for _, _, names in LIMITS for name in names.split()
            if name not in ("hidden_sizes", "matmul_precision", "preference_labels")]  # fmt: skip
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(SCRIPTS), st.data())
 def test_any_number_for_any_flag_is_taken_or_refused_in_one_line(script, data):
     """In this process, up to the point where data would be read: the parser and the limits."""
@@ -522,7 +541,8 @@ def test_twenty_signals_at_random_moments(run, data_dir, tmp_path, script):
         process = subprocess.Popen(command(script, *arguments), cwd=options["cwd"], env=options["env"],
                                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
         end = time.monotonic() + draw.uniform(0.0, 7.0)  # from the moment it has taken its folder, and so its signals
-        while not (folder / ".lock").exists() or str(process.pid) not in (folder / ".lock").read_text():
+        while not (folder / ".lock").exists() or f"pid {process.pid} on" not in (folder / ".lock").read_text():
+            assert process.poll() is None, process.stderr.read()
             time.sleep(0.01)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, end - time.monotonic()))
@@ -532,8 +552,9 @@ def test_twenty_signals_at_random_moments(run, data_dir, tmp_path, script):
             process.send_signal(signum)
             said = process.communicate(timeout=10)[1]
             slowest = max(slowest, time.monotonic() - began)
-            assert process.returncode in (signums[signum], 0) and "Traceback" not in said, (signum, said)
-            assert not [pid for pid in left if Path(f"/proc/{pid}").exists()]
+            status = 0 if (folder / "final.pt").exists() else signums[signum]
+            assert process.returncode in (status, signums[signum]) and "Traceback" not in said, (signum, said)
+            assert not [pid for pid in left if running(pid)]
             sent += 1
         if (folder / "final.pt").exists():
             shutil.rmtree(folder.parent)

@@ -61,11 +61,11 @@ def test_padding_changes_nothing():
         assert padded.isfinite().all()
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-def test_windowed_labels_equal_a_slow_loop(layers):
-    model, window = make(layers), 5
+@pytest.mark.parametrize(("layers", "weighted_sum"), [(1, True), (1, False), (3, True)])
+def test_windowed_labels_equal_a_slow_loop(layers, weighted_sum):
+    model, window = make(layers, weighted_sum), 5
     g = torch.Generator().manual_seed(2)
-    lengths = [3, 9, 1, 6]
+    lengths = [3, 200, 1, 140]  # more than a chunk of rows
     obs, action = (torch.randn(sum(lengths), n, generator=g, dtype=torch.float64) for n in (OBS, ACT))
     first = torch.cat([torch.full((n,), sum(lengths[:i])) for i, n in enumerate(lengths)])
     fast = label_transitions(model, obs, action, first, window)
@@ -77,7 +77,7 @@ def test_windowed_labels_equal_a_slow_loop(layers):
         slow.append(reward[0, -1])
     slow = torch.stack(slow)
     returns = torch.stack([part.sum() for part in slow.split(lengths)])
-    torch.testing.assert_close(fast, slow * 9 / (returns.max() - returns.min()), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(fast, slow * 200 / (returns.max() - returns.min()), rtol=1e-9, atol=1e-9)
 
 
 def test_learning_rate_warms_up_and_falls():

@@ -266,7 +266,7 @@ CASES += [(LIFT, "lift", 32, script) for script in ("ipl_iql", "pt_iql")]  # rob
 
 
 @pytest.mark.parametrize(("env", "name", "window", "script"), CASES, ids=[f"{case[1]}-{case[3]}" for case in CASES])
-def test_every_script_trains_on_every_suite(files, tmp_path, script, env, name, window):
+def test_scripts_train_on_the_other_suites(files, tmp_path, script, env, name, window):
     """200 steps on segments and offline dataset, with the suite's own defaults for the rest."""
     folder = files["folder"]
     arguments = ["--env", env, *SMALL.split(), *OF.get(script, []), "--dataset", folder / f"{name}.hdf5",
