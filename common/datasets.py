@@ -55,6 +55,7 @@ SUCCESS_STEPS = 25  # an episode ends after so many steps with success, consecut
 HORIZON = 500
 SEGMENT, PAIRS, GAMMA = 25, 10_000, 0.99  # length, number and label discount of the preference segments
 SCHEMA = 1
+USERBLOCK = 512  # bytes ahead of the HDF5 data, which HDF5 leaves to us: they begin with the SHA-256 of what follows
 HUMAN_URL = (
     "https://raw.githubusercontent.com/jhejna/inverse-preference-learning/8037b84c57c10383cc7b628a39c4f66b7e16358b/"
     "datasets/preference_transformer"
@@ -190,6 +191,8 @@ def draw_pairs(length: np.ndarray, row: np.ndarray, reward: np.ndarray, pairs: i
 def build(path: Path, env: str, episodes: int, noise: float, seed: int, pairs: int, workers: Workers) -> None:
     """Collect a MetaWorld dataset and write it as HDF5, atomically.
 
+    The file's first 64 bytes are the SHA-256, in hexadecimal digits, of all from byte 512 on, where HDF5 begins.
+
     Rows: an episode of n steps has n + 1 rows; the last one holds the final observation and zeros. Arrays: obs (T, O),
     action (T, A), reward, success (T,); episodes/{row, length, kind}; preferences/{start (P, 2), label (P,)}.
     """
@@ -214,12 +217,14 @@ def build(path: Path, env: str, episodes: int, noise: float, seed: int, pairs: i
               "episodes/row": row, "episodes/length": length, "episodes/kind": np.repeat(np.arange(4), episodes),
               "preferences/start": start, "preferences/label": label}  # fmt: skip
     memory = io.BytesIO()  # written directly, a full disk would end the process within the HDF5 library
-    with h5py.File(memory, "w") as file:
+    with h5py.File(memory, "w", userblock_size=USERBLOCK) as file:
         file.attrs["protocol"] = json.dumps(protocol)
         for name, array in arrays.items():
-            file.create_dataset(name, data=array, fletcher32=True)  # a flipped bit is an error when read
+            file.create_dataset(name, data=array)
+    content = memory.getbuffer()
+    content[:64] = hashlib.sha256(content[USERBLOCK:]).hexdigest().encode()
     with atomic(path) as partial:
-        partial.write_bytes(memory.getbuffer())
+        partial.write_bytes(content)
 
 
 @contextmanager
@@ -387,11 +392,17 @@ def read(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[
                 if damaged := file.zip.testzip():
                     raise ValueError(f"the checksum of {damaged} is wrong")
                 return {name: file[name] for name in file.files if wanted(name)}
+        with open(path, "rb") as raw:
+            first, _, begin = raw.read(64), raw.seek(USERBLOCK), raw.read(4)
+            raw.seek(USERBLOCK)
+            # `build` wrote it if HDF5 begins here. The library may loop for ever over a damaged file: checked before.
+            if begin == b"\x89HDF" and first != hashlib.file_digest(raw, "sha256").hexdigest().encode():
+                raise ValueError("its checksum is wrong: damaged, or changed by hand")
         arrays: dict[str, np.ndarray] = {}
         with h5py.File(path, "r") as file:
 
-            def take(name: str, item) -> None:
-                if isinstance(item, h5py.Dataset) and wanted(name):
+            def take(name: str | bytes, item) -> None:  # bytes: a damaged name
+                if isinstance(item, h5py.Dataset) and isinstance(name, str) and wanted(name):
                     arrays[name] = item[()]
 
             file.visititems(take)

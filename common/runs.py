@@ -470,7 +470,7 @@ def read_saved(path: Path, names: tuple[str, ...]) -> dict:
         with warnings.catch_warnings(action="ignore"):
             saved = torch.load(path, map_location="cpu", weights_only=True)
         schema, _ = saved["schema"], [saved[name] for name in names]
-    except OSError:
+    except PermissionError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged file, with advice to load it unsafely
         reason = f"no {error}" if isinstance(error, KeyError) else type(error).__name__

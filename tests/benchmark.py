@@ -218,10 +218,12 @@ def finish(process: subprocess.Popen) -> dict:
 def row(what: str, tops: list[float], bases: list[float], target: str, unit: str = "ms", factor: float = 1.0) -> None:
     """Print a row: the median ratio of tops to factor x bases, taken in pairs."""
     ratio = median(top / (factor * base) for top, base in zip(tops, bases, strict=True))
-    shown = f"{median(tops):.3g} / {factor * median(bases):.3g} {unit}"
+    absolute = all(base == 1.0 for base in bases)
+    shown = f"{median(tops):.3g} {unit}" if absolute else f"{median(tops):.3g} / {factor * median(bases):.3g} {unit}"
     bound = float(target.split()[-1])
     reached = ratio >= bound if "least" in target else ratio <= bound
-    print(f"| {what} | {shown} | {ratio:.2f} | {target} | {'yes' if reached else 'no'} |", flush=True)
+    shown += " | " if absolute else f" | {ratio:.2f}"
+    print(f"| {what} | {shown} | {target} | {'yes' if reached else 'no'} |", flush=True)
 
 
 def rows_step() -> None:

@@ -214,4 +214,6 @@ def test_wrong_datasets_are_refused_in_one_line(path, tmp_path):
     shutil.copy(path, without)
     with h5py.File(without, "a") as file:
         del file["preferences/label"]
+    refused("checksum is wrong", without)
+    without.write_bytes(without.read_bytes()[512:])  # one's own file has none
     refused("preferences/label", without)

@@ -127,14 +127,14 @@ def starve(pid: int) -> None:
     resource.prlimit(pid, resource.RLIMIT_AS, (1, 1))
 
 
-@pytest.mark.parametrize(("fault", "said"), [(hang, "no episode finished within 15 s"), (starve, "")])
+@pytest.mark.parametrize(("fault", "said"), [(hang, "no episode finished within 10 s"), (starve, "")])
 def test_a_worker_that_hangs_or_has_no_memory_is_replaced_once(data_dir, tmp_path, fault, said):
     """Once in the first evaluation: the run ends well. In every one: one line, exit status 1, nobody left behind."""
     for always in (False, True):
         folder = tmp_path / str(always)
         folder.mkdir()
         options = environment(data_dir, folder)
-        line = patched("import common.envs; common.envs.EPISODE_TIMEOUT = 15", "ipl_iql", *SMALL)
+        line = patched("import common.envs; common.envs.EPISODE_TIMEOUT = 10", "ipl_iql", *SMALL)
         process = subprocess.Popen(line, cwd=folder, env=options["env"], text=True, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.PIPE)  # fmt: skip
         hit: set[int] = set()
