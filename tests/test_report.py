@@ -96,27 +96,6 @@ def test_tables_go_into_a_document(runs, tmp_path):
     assert page.read_text() == "nothing here"
 
 
-def test_published_results_are_what_the_report_makes_of_them(tmp_path):
-    """README and results/report, from results/ by one command: `python -m common.report results --out results/report
-    --into README.md`. Tables to the byte; pictures but for what another processor rounds otherwise."""
-    from matplotlib import image
-
-    page = tmp_path / "README.md"
-    page.write_text((REPOSITORY / "README.md").read_text())
-    call = [sys.executable, "-m", "common.report", "results", "--out", str(tmp_path / "report"), "--into", str(page)]
-    done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    assert page.read_text() == (REPOSITORY / "README.md").read_text()
-    published = REPOSITORY / "results/report"
-    assert sorted(path.name for path in published.iterdir()) == sorted(p.name for p in (tmp_path / "report").iterdir())
-    for path in (tmp_path / "report").iterdir():
-        if path.suffix in (".md", ".tex"):
-            assert path.read_bytes() == (published / path.name).read_bytes()
-        if path.suffix == ".png":
-            new, old = image.imread(path), image.imread(published / path.name)
-            assert new.shape == old.shape and np.abs(new - old).mean() < 1e-3
-
-
 def test_filters_axes_and_metrics(runs, tmp_path, capsys):
     wanted = ("env=drawer-*", "num-preferences=500")
     report.main(ReportArgs((runs,), tmp_path / "o", wanted, "wall-clock", "return_mean"))
