@@ -123,7 +123,7 @@ def test_corrected_command_starts(run, data_dir, tmp_path, reference):
     assert_same_run(tmp_path / "runs/drawer-open-v2/ipl_iql/seed-1", reference)
 
 
-@pytest.mark.parametrize("script", ["ipl_iql", "pt_iql"])
+@pytest.mark.parametrize("script", ["pt_iql"])
 def test_seeds_at_different_steps_go_on_together(run, data_dir, tmp_path, script):
     """Seed 1 finished, seed 2 killed midway, seed 3 not begun: one command ends all, as single runs would have."""
     arguments = [*SMALL, *SMALL_OF.get(script, [])]
