@@ -319,11 +319,8 @@ def main(args: ReportArgs) -> list[Path]:
               ("By the value of each argument that varies", ablation_table(seeds))]  # fmt: skip
     tables = [(title, rows) for title, rows in tables if len(rows) > 1]
     note = "Mean and 95 % bootstrap interval over seeds. Last: at the last step. Best: each seed's best evaluation."
-    document, begin, end = (
-        (Path(args.into).read_text() if args.into else ""),
-        "<!-- report -->",
-        "<!-- end of report -->",
-    )
+    begin, end = "<!-- report -->", "<!-- end of report -->"
+    document = Path(args.into).read_text() if args.into else ""
     if args.into and not 0 <= document.find(begin) < document.find(end):
         raise InputError(f"--into {args.into}: has no lines {begin} and {end}")
     args.out.mkdir(parents=True, exist_ok=True)
