@@ -53,9 +53,13 @@ _ipl_setup() {
     # OpenMP's threads wait in loops before they sleep. Long loops (the default) make two runs that share their
     # cores 4 to 26 times as slow; short ones make a run alone slow where waking up is dear, as on virtual machines.
     export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-2000}
+    # torch.compile builds and loads test programs for each of the processor's vector extensions; without that the first
+    # compilation on a machine takes 26 s for 35. (It still tries AMX, which old compilers do not know.)
+    export TORCHINDUCTOR_VEC_ISA_OK=${TORCHINDUCTOR_VEC_ISA_OK:-1}
     echo "setup_shell: $verb .venv (Python $version), MUJOCO_GL=$MUJOCO_GL" >&2
 }
 
-_ipl_has() { { ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null; } | grep "$1" >/dev/null; }  # not -q: under pipefail ldconfig would fail when grep ends first
+# not grep -q: under pipefail ldconfig would fail when grep ends first
+_ipl_has() { { ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null; } | grep "$1" >/dev/null; }
 
 _ipl_setup

@@ -98,7 +98,7 @@ def steps(script: str, env: str, seeds: int, compiled: bool, precision: str = "h
     return run, floor
 
 
-def ms(function, seconds: float = 1.0) -> float:
+def ms(function, seconds: float) -> float:
     """Milliseconds of one of function(n)'s n rounds."""
     began = time.perf_counter()
     function(3)
@@ -108,13 +108,16 @@ def ms(function, seconds: float = 1.0) -> float:
     return 1000 * (time.perf_counter() - began) / n
 
 
-def in_turn(functions: list, precisions: list[str] | None = None, repeats: int = 5) -> list[list[float]]:
-    """Milliseconds of each function, `repeats` times, one after the other in every repeat."""
+def in_turn(functions: list, precisions: list[str] | None = None, repeats: int = 15) -> list[list[float]]:
+    """Milliseconds of each function, `repeats` times, one after the other in every repeat.
+
+    Many short turns: a shared machine has bad moments of seconds, and a ratio of two times of the same moment keeps.
+    """
     times: list[list[float]] = [[] for _ in functions]
     for repeat in range(repeats + 1):
         for k, function in enumerate(functions):
             torch.set_float32_matmul_precision(precisions[k] if precisions else "highest")
-            taken = ms(function)
+            taken = ms(function, 0.4)
             if repeat:  # the first warms up, and compiles
                 times[k].append(taken)
     return times
@@ -227,17 +230,17 @@ def row(what: str, tops: list[float], bases: list[float], target: str, unit: str
 
 
 def rows_step() -> None:
-    cores = len(os.sched_getaffinity(0))
-    for threads in sorted({min(2, cores), 1}, reverse=True):
-        for script in SCRIPTS if threads > 1 else ["ipl_iql"]:
+    for threads in sorted({min(2, len(os.sched_getaffinity(0))), 1}, reverse=True):
+        for script in SCRIPTS:
             found = finish(start("child_step", script, METAWORLD, threads))
             name = f"{script}, MetaWorld, {threads} thread{'s' * (threads > 1)}"
             row(f"{name}: step / floor", found["step"], found["floor"], "at most 1.3")
             if "medium" in found:
                 row(f"{name}: bfloat16 / float32 products", found["medium"], found["step"], "at most 0.5")
                 row(f"{name}: compiled / eager", found["step"], found["eager"], "at most 1.0")
-    found = finish(start("child_step", "iql", LOCOMOTION, min(2, cores)))
-    row("iql, locomotion: step / floor", found["step"], found["floor"], "at most 1.6")
+        found = finish(start("child_step", "iql", LOCOMOTION, threads))
+        name = f"iql, locomotion, {threads} thread{'s' * (threads > 1)}"
+        row(f"{name}: step / floor", found["step"], found["floor"], "at most 1.6")
 
 
 def rows_seeds() -> None:
