@@ -42,6 +42,7 @@ _ipl_setup() {
     fi
     # shellcheck disable=SC1091
     . .venv/bin/activate || return 1
+    version=$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
     # robosuite insists on EGL unless told otherwise; with glx every environment runs on a machine without any GL
     # library, but cannot render.

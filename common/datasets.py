@@ -354,8 +354,9 @@ def fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def check(path: Path, name: str, array: np.ndarray, shape: tuple, low=-np.inf, high=np.inf) -> np.ndarray:
-    """Return `array` if it is as it should be. `shape`: None stands for any size.
+def check(path: Path, name: str, array: np.ndarray, shape: tuple, low=-np.inf, high=np.inf,
+          kind: type = np.number) -> np.ndarray:  # fmt: skip
+    """Return `array` if it is as it should be. `shape`: None stands for any size; `kind`: np.integer for indices.
 
     Raises:
         InputError: names the file, the key and what is wrong.
@@ -365,8 +366,9 @@ def check(path: Path, name: str, array: np.ndarray, shape: tuple, low=-np.inf, h
         raise InputError(
             f"{path}: '{name}' has shape {array.shape}, expected {want}; is it a file of this environment?"
         )
-    if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
-        raise InputError(f"{path}: '{name}' holds {array.dtype}, not numbers; make the file again")
+    if not (np.issubdtype(array.dtype, kind) or (array.dtype == bool and kind is np.number)):
+        what = "numbers" if kind is np.number else "whole numbers"
+        raise InputError(f"{path}: '{name}' holds {array.dtype}, not {what}; make the file again")
     with np.errstate(over="ignore"):
         finite = np.isfinite(array.astype(np.float32)).all()  # what training will see
     if not finite:
@@ -450,8 +452,10 @@ def read_rows(path: Path, env: str) -> dict[str, np.ndarray]:
     rows = len(check(path, "obs", arrays["obs"], (None, obs_dim)))
     arrays["action"] = check_actions(path, "action", arrays["action"], (rows, act_dim))
     check(path, "reward", arrays["reward"], (rows,))
-    number = len(check(path, "episodes/row", arrays["episodes/row"], (None,), 0, rows - 1))
-    check(path, "episodes/length", arrays["episodes/length"], (number,), 1, rows)
+    number = len(check(path, "episodes/row", arrays["episodes/row"], (None,), 0, rows - 1, np.integer))
+    check(path, "episodes/length", arrays["episodes/length"], (number,), 1, rows, np.integer)
+    if not number:
+        raise InputError(f"{path}: 'episodes/row' is empty; there is nothing to learn from")
     if (arrays["episodes/row"] + arrays["episodes/length"]).max() >= rows:
         raise InputError(f"{path}: 'episodes/length' points past the last row; delete it and start again")
     return arrays
@@ -480,7 +484,8 @@ def read_preferences(path: Path, env: str) -> Preferences:
     elif suite == "metaworld":
         arrays = read_rows(path, env)
         obs, action, length = arrays["obs"], arrays["action"], int(arrays["protocol"].get("segment", SEGMENT))
-        start = check(path, "preferences/start", arrays["preferences/start"], (None, 2), 0, len(obs) - length)
+        start = check(path, "preferences/start", arrays["preferences/start"], (None, 2), 0, len(obs) - length,
+                      np.integer)  # fmt: skip
         pairs, arrays["label"], reward = len(start), arrays["preferences/label"], arrays["reward"]
     else:
         t, length = read_transitions(path, env), 50 if env.endswith("-ph") else 100

@@ -329,7 +329,7 @@ class Workers:
             self.pool = None
 
 
-def require_rendering(workers: Workers, env: str) -> None:
+def require_rendering(workers: Workers, env: str, flag: str = "--capture-video") -> None:
     """Raises InputError where pictures of `env` cannot be made; tried in a worker, since OpenGL may end its process."""
     try:
         why = workers.run(try_rendering, [(env,)])[0]
@@ -337,7 +337,7 @@ def require_rendering(workers: Workers, env: str) -> None:
         why = "the process ended"
     if why:
         mend = "install libegl1 and libgl1-mesa-dri, or libosmesa6, and source setup_shell.sh again"
-        raise InputError(f"--capture-video: MUJOCO_GL={os.environ.get('MUJOCO_GL', '')} cannot render ({why}); {mend}")
+        raise InputError(f"{flag}: MUJOCO_GL={os.environ.get('MUJOCO_GL', '')} cannot render ({why}); {mend}")
 
 
 def evaluate(

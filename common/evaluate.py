@@ -55,7 +55,7 @@ def main(args: EvaluateArgs) -> dict[str, np.ndarray]:
     for name, low in (("episodes", 1), ("seed", 0), ("video", 0), ("workers", 0)):
         if getattr(args, name) < low:
             raise InputError(f"--{name} {getattr(args, name)}: must be at least {low}")
-    saved = read_saved(args.actor, ("algorithm", "env", "step", "actor"))
+    saved = read_saved(args.actor, ("algorithm", "env", "step", "actor"), "name a best.pt or final.pt")
     _, env = resolve(saved["env"])
     actor = actor_arrays({name: tensor.unsqueeze(0) for name, tensor in saved["actor"].items()}, 0)
     workers = Workers(args.workers or available_cpus())
@@ -63,7 +63,7 @@ def main(args: EvaluateArgs) -> dict[str, np.ndarray]:
     videos = [folder / f"{args.actor.stem}-episode-{i}.mp4" if i < args.video else None for i in range(args.episodes)]
     try:
         if args.video:
-            require_rendering(workers, env)
+            require_rendering(workers, env, "--video")
         jobs = [(env, actor, seed_of(args.seed, i), video) for i, video in enumerate(videos)]
         with tqdm(total=args.episodes, desc=env, unit="episode", disable=None) as bar:
             found = workers.run(rollout, jobs, lambda _: bar.update())

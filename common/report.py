@@ -8,6 +8,7 @@ Writes tables.md, tables.tex, curves.png and .pdf and, where runs differ in thei
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import fnmatch
 import json
@@ -20,12 +21,11 @@ import numpy as np
 import tyro
 
 from common.datasets import atomic
-from common.envs import InputError
+from common.envs import InputError, resolve
 from common.evaluate import bootstrap
 from common.runs import INCIDENTAL, parse_args, user_errors
 
-METRICS = ("success", "score", "return_mean", "length")
-NAMES = {"success": "success, %", "score": "D4RL score", "return_mean": "return", "length": "episode length"}
+NAMES = {"success": "success, %", "score": "D4RL score", "return_mean": "return"}  # of the metrics
 SCALE = {"success": 100.0}  # shown in percent
 # Okabe and Ito's colours, told apart by the colour-blind; line styles and markers tell them apart in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -43,9 +43,10 @@ class ReportArgs:
     filter: tuple[str, ...] = ()
     """keep runs with ARGUMENT=PATTERN, e.g. env=drawer-* algorithm=ipl_iql num_preferences=500"""
     x: str = "step"
-    """x-axis of the curves: step, wall-clock (seconds of data, training and evaluation) or pairs (last values alone)"""
+    """x-axis of the curves: step, wall-clock (data, training and evaluation of the process, with all seeds that it
+    trained at once), or pairs (no curves, last values against the number of pairs)"""
     metric: str = ""
-    """success, score, return_mean or length; empty: score where there is one, else success"""
+    """success, score or return_mean; empty: score where there is one, else success"""
     into: str = ""
     """Markdown file whose lines between `<!-- report -->` and `<!-- end of report -->` become the tables"""
 
@@ -55,7 +56,7 @@ class Seed:
     """What one seed's folder says."""
 
     folder: Path
-    args: dict  # of config.json, with `algorithm`
+    args: dict  # of config.json, with `algorithm`; `preferences`, `dataset`: the files' fingerprints
     step: np.ndarray  # (K,) of the evaluations
     value: np.ndarray  # (K,) the metric
     seconds: np.ndarray  # (K,) wall-clock, NaN where time.csv does not say
@@ -70,7 +71,8 @@ class Seed:
 def read_seed(folder: Path, metric: str) -> Seed:
     """Raises ValueError, KeyError or OSError where config.json or eval.csv is missing, damaged or empty."""
     config = json.loads((folder / "config.json").read_text())
-    args = {**config["args"], "algorithm": config["algorithm"]}
+    data = {name: config.get("dataset_fingerprint", {}).get(name) for name in ("preferences", "dataset")}
+    args = {**config["args"], **data, "algorithm": config["algorithm"]}
     for name in ("env", "seed", "num_preferences", "total_steps"):
         args[name]  # KeyError
     with open(folder / "eval.csv", newline="") as file:
@@ -106,32 +108,39 @@ def read_seeds(args: ReportArgs) -> list[Seed]:
     seeds = []
     for folder in dict.fromkeys(folders):
         try:
-            seed = read_seed(folder, args.metric)
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            seeds.append(read_seed(folder, args.metric))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
             print(f"warning: {folder}: skipped ({type(error).__name__}: {error})", file=sys.stderr)
-            continue
-        wanted = [part.partition("=") for part in args.filter]
-        if all(fnmatch.fnmatchcase(str(seed.args.get(name.replace("-", "_"))), pattern) for name, _, pattern in wanted):
-            seeds.append(seed)
     if not seeds:
-        raise InputError(
-            f"{' '.join(map(str, args.runs))}: no run to report; a run's folder holds config.json, eval.csv"
-        )
+        where = " ".join(map(str, args.runs))
+        raise InputError(f"{where}: no run to report; a run's folder holds config.json, eval.csv")
+    for part in args.filter:
+        name, _, pattern = part.partition("=")
+        name = name.replace("-", "_")
+        if not any(name in seed.args for seed in seeds):
+            raise InputError(f"--filter {part}: no run has an argument {name}")
+        values = [str(seed.args.get(name)) for seed in seeds]
+        seeds = [seed for seed, value in zip(seeds, values, strict=True)
+                 if value == pattern or fnmatch.fnmatchcase(value, pattern)]  # fmt: skip
+        if not seeds:
+            raise InputError(f"--filter {part}: no run is left; there are {', '.join(sorted(set(values)))}")
     return seeds
 
 
 def group(seeds: list[Seed]) -> dict[tuple[str, int, str], list[Seed]]:
     """(environment, pairs, method) -> its seeds. Other arguments in which runs of one method differ join its name."""
     usual = {"env", "seed", "algorithm", "num_preferences", "eval_every", "eval_episodes", "log_every",
-             *INCIDENTAL}  # fmt: skip
+             *INCIDENTAL} - {"preferences", "dataset"}  # fmt: skip
     values: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for seed in seeds:
         for name, value in seed.args.items():
-            values[seed.args["algorithm"], seed.args["env"], name].add(json.dumps(value))
+            if value is not None:  # a fingerprint of what was not read
+                values[seed.args["algorithm"], seed.args["env"], name].add(json.dumps(value))
     groups = defaultdict(list)
-    for seed in seeds:
+    for seed in sorted(seeds, key=lambda seed: (seed.args["seed"], -seed.step[-1])):  # of twins the one that went on
         method, env = seed.args["algorithm"], seed.args["env"]
-        own = [f"{name}={seed.args[name]}" for name in sorted(seed.args)
+        own = [f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+               for name, value in sorted(seed.args.items())
                if name not in usual and len(values[method, env, name]) > 1]  # fmt: skip
         key = env, seed.args["num_preferences"], " ".join([method, *own])
         twin = next((other for other in groups[key] if other.args["seed"] == seed.args["seed"]), None)
@@ -163,43 +172,55 @@ def main_table(groups: dict) -> list[list[str]]:
 
 
 def iqm_table(groups: dict) -> list[list[str]]:
-    """Interquartile mean over tasks and seeds by rliable, of methods that ran on more than one task."""
+    """Interquartile mean over tasks and seeds by rliable, of methods that ran on more than one task of a suite."""
     by_method = defaultdict(dict)
     for (env, pairs, method), seeds in groups.items():
-        by_method[method, pairs, seeds[0].metric][env] = np.array([seed.value[-1] for seed in seeds])
+        with contextlib.suppress(InputError):  # an environment that this code does not know
+            by_method[method, pairs, seeds[0].metric, resolve(env)[0]][env] = [seed.value[-1] for seed in seeds]
     rows = [["method", "pairs", "metric", "tasks", "seeds", "interquartile mean, last evaluation"]]
-    for (method, pairs, metric), tasks in sorted(by_method.items()):
+    for (method, pairs, metric, _), tasks in sorted(by_method.items()):
         if len(tasks) < 2:
             continue
+        count = min(map(len, tasks.values()))
+        if count < max(map(len, tasks.values())):
+            print(f"warning: {method}, {pairs} pairs: interquartile mean of the first {count} seeds of each task, "
+                  "some have more", file=sys.stderr)  # fmt: skip
         import warnings
 
         with warnings.catch_warnings(action="ignore"):
             from rliable import library, metrics
 
-            count = min(map(len, tasks.values()))
-            scores = {method: np.stack([values[:count] for values in tasks.values()], 1)}  # (seeds, tasks)
+            scores = {method: np.array([values[:count] for values in tasks.values()]).T}  # (seeds, tasks)
             np.random.seed(0)  # rliable's bootstrap draws from numpy's global state
             point, span = library.get_interval_estimates(
                 scores, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=2000
             )
         low, high = span[method].ravel()
         rows.append([method, str(pairs or "all"), NAMES[metric], str(len(tasks)), str(count),
-                     f"{point[method][0]:.1f} [{low:.1f}, {high:.1f}]"])  # fmt: skip
+                     f"{point[method][0]:.1f}" + (f" [{low:.1f}, {high:.1f}]" if count > 1 else "")])  # fmt: skip
     return rows
 
 
 def ablation_table(seeds: list[Seed]) -> list[list[str]]:
-    """Mean of the last evaluation by the value of each argument that varies, over all that else varies."""
-    rows, skip = [["argument", "value", "runs", "mean of last evaluations"]], {"seed", *INCIDENTAL}
+    """Mean of the last evaluation by the value of each argument that varies, over runs alike in all the others."""
+    rows, skip = [["argument", "value", "runs", "mean of last evaluations"]], {"seed", "env", "algorithm", *INCIDENTAL}
     if len({seed.metric for seed in seeds}) > 1:
         return rows
     for name in sorted({name for seed in seeds for name in seed.args} - skip):
-        by_value = defaultdict(list)
+        alike: dict[str, dict] = defaultdict(lambda: defaultdict(list))  # all other arguments -> value -> results
         for seed in seeds:
-            by_value[json.dumps(seed.args.get(name))].append(seed.value[-1])
-        if len(by_value) > 1:
-            rows += [[name, json.loads(v) if v[0] == '"' else v, str(len(x)), f"{np.mean(x):.1f}"]
-                     for v, x in sorted(by_value.items())]  # fmt: skip
+            if name in seed.args:
+                rest = {k: v for k, v in seed.args.items() if k not in skip - {"env", "algorithm"} | {name}}
+                alike[json.dumps(rest, sort_keys=True)][json.dumps(seed.args[name])].append(seed.value[-1])
+        by_value = defaultdict(list)
+        for results in alike.values():
+            if len(results) > 1:  # else there is nothing to compare with
+                for value, found in results.items():
+                    by_value[value] += found
+        numbers = {value: json.loads(value) for value in by_value}
+        for value in sorted(numbers, key=lambda v: (0, numbers[v]) if isinstance(numbers[v], float | int) else (1, v)):
+            found = by_value[value]
+            rows.append([name, value.strip('"'), str(len(found)), f"{np.mean(found):.1f}"])
     return rows
 
 
@@ -227,30 +248,39 @@ def new_figure(panels: int):
     from matplotlib import pyplot
 
     pyplot.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-                            "grid.alpha": 0.3, "svg.hashsalt": "0", "pdf.fonttype": 42})  # fmt: skip
+                            "grid.alpha": 0.3, "pdf.fonttype": 42})  # fmt: skip
     columns = min(panels, 4)
     lines = -(-panels // columns)
-    figure, axes = pyplot.subplots(lines, columns, figsize=(3.2 * columns, 2.7 * lines + 0.5), squeeze=False)
+    figure, axes = pyplot.subplots(lines, columns, figsize=(3.2 * columns, 2.7 * lines), squeeze=False)
     for axis in axes.flat[panels:]:
         axis.set_visible(False)
     return figure, list(axes.flat[:panels])
 
 
 def look(methods: list[str]) -> dict[str, dict]:
-    """The colour, line style and marker of each method."""
-    names, choices = ("color", "linestyle", "marker"), (COLOURS, STYLES, MARKERS)
-    return {method: {name: choice[i % len(choice)] for name, choice in zip(names, choices, strict=True)}
+    """The colour, line style and marker of each method, no two alike among 32."""
+    return {method: {"color": COLOURS[i % 8], "linestyle": STYLES[(i + i // 8) % 4], "marker": MARKERS[i % 8]}
             for i, method in enumerate(methods)}  # fmt: skip
 
 
 def save_figure(figure, axes, out: Path, name: str) -> list[Path]:
+    """Write NAME.png and .pdf, with one legend below all panels."""
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.tight_layout(rect=(0, 0.02 + 0.06 * -(-len(handles) // 4), 1, 1))
-    figure.legend(handles.values(), handles.keys(), loc="lower center", ncol=min(4, len(handles)), frameon=False)
+    width, height = figure.get_size_inches()
+    columns = int(width / (0.6 + 0.08 * max(map(len, handles), default=1)))  # inches of a line and of a letter
+    columns = max(1, min(columns, len(handles)))
+    legend = 0.1 + 0.2 * -(-len(handles) // columns)
+    figure.set_size_inches(width, height + legend)
+    figure.tight_layout(rect=(0, legend / (height + legend), 1, 1))
+    figure.legend(handles.values(), handles.keys(), loc="lower center", ncol=columns, frameon=False)
     paths = [out / f"{name}.png", out / f"{name}.pdf"]
-    figure.savefig(paths[0], dpi=150, metadata={"Software": None})
-    figure.savefig(paths[1], metadata={"CreationDate": None, "Producer": None})
+    figure.savefig(paths[0], dpi=150, bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(paths[1], bbox_inches="tight", metadata={"CreationDate": None, "Producer": None})
     return paths
+
+
+def warn(seed: Seed, what: str) -> None:
+    print(f"warning: {seed.folder}: {what}", file=sys.stderr)
 
 
 def curves(groups: dict, x: str, out: Path) -> list[Path]:
@@ -262,7 +292,15 @@ def curves(groups: dict, x: str, out: Path) -> list[Path]:
         for (e, p, method), seeds in groups.items():
             if (e, p) != (env, pairs):
                 continue
-            steps = sorted(set.intersection(*(set(seed.step) for seed in seeds)))
+            if x == "wall-clock":
+                seeds = [seed for seed in seeds if np.isfinite(seed.seconds).all() or warn(seed, "no time.csv")]
+            last = max((seed.step[-1] for seed in seeds), default=0)
+            for seed in seeds:
+                if seed.step[-1] < last:
+                    warn(seed, f"ends at step {seed.step[-1]}, and so does the curve of {method}")
+            steps = sorted(set.intersection(*(set(seed.step) for seed in seeds))) if seeds else []
+            if not steps:
+                continue
             values = np.stack([seed.value[np.isin(seed.step, steps)] for seed in seeds])  # (seeds, K)
             at = np.array(steps, dtype=float)
             if x == "wall-clock":
@@ -272,29 +310,32 @@ def curves(groups: dict, x: str, out: Path) -> list[Path]:
             axis.fill_between(at, low, high, color=styles[method]["color"], alpha=0.15, linewidth=0)
             axis.set_ylabel(NAMES[seeds[0].metric])
         axis.set_title(f"{env}, {pairs or 'all'} pairs", fontsize=9)
-        axis.set_xlabel("updates" if x == "step" else "wall-clock, s")
+        axis.set_xlabel("updates" if x == "step" else "wall-clock of the process, s")
     return save_figure(figure, axes, out, "curves")
+
+
+def by_pairs(groups: dict) -> dict[str, dict[str, dict[int, np.ndarray]]]:
+    """task -> method -> number of pairs -> last evaluations, of the tasks with more than one number of pairs."""
+    found = defaultdict(lambda: defaultdict(dict))
+    for (env, pairs, method), seeds in groups.items():
+        if pairs:  # 0, all pairs, has no place on the axis
+            found[env][method][pairs] = np.array([seed.value[-1] for seed in seeds])
+    return {env: methods for env, methods in found.items() if len({p for m in methods.values() for p in m}) > 1}
 
 
 def scaling(groups: dict, out: Path) -> list[Path]:
     """The last evaluation against the number of pairs, a panel for each task."""
-    envs = sorted({env for env, *_ in groups})
+    tasks = by_pairs(groups)
     styles = look(sorted({method for *_, method in groups}))
-    figure, axes = new_figure(len(envs))
-    for axis, env in zip(axes, envs, strict=True):
-        for method in styles:
-            mine = {
-                p: np.array([s.value[-1] for s in seeds])
-                for (e, p, m), seeds in groups.items()
-                if (e, m) == (env, method)
-            }
-            if mine:
-                pairs, means = sorted(mine), np.array([mine[p].mean() for p in sorted(mine)])
-                low, high = np.array([bootstrap(mine[p]) for p in pairs]).T
-                axis.errorbar(pairs, means, yerr=(means - low, high - means), label=method, markersize=4, capsize=2,
-                              linewidth=1.4, **styles[method])  # fmt: skip
+    figure, axes = new_figure(len(tasks))
+    for axis, (env, methods) in zip(axes, tasks.items(), strict=True):
+        for method, results in methods.items():
+            pairs, means = sorted(results), np.array([results[p].mean() for p in sorted(results)])
+            low, high = np.array([bootstrap(results[p]) for p in pairs]).T
+            axis.errorbar(pairs, means, yerr=(means - low, high - means), label=method, markersize=4, capsize=2,
+                          linewidth=1.4, **styles[method])  # fmt: skip
         axis.set_xscale("log", base=2)
-        ticks = sorted({p for e, p, _ in groups if e == env and p})  # 0, all pairs, has no place on this axis
+        ticks = sorted({p for results in methods.values() for p in results})
         axis.set_xticks(ticks, [str(p) for p in ticks])
         axis.minorticks_off()
         axis.set_title(env, fontsize=9)
@@ -307,16 +348,18 @@ def main(args: ReportArgs) -> list[Path]:
     """Write tables and pictures; print the tables. Returns the paths written."""
     if args.x not in ("step", "wall-clock", "pairs"):
         raise InputError(f"--x {args.x}: must be step, wall-clock or pairs")
-    if args.metric not in ("", *METRICS):
-        raise InputError(f"--metric {args.metric}: must be one of {', '.join(METRICS)}")
+    if args.metric not in ("", *NAMES):
+        raise InputError(f"--metric {args.metric}: must be one of {', '.join(NAMES)}")
     for part in args.filter:
         if "=" not in part:
             raise InputError(f"--filter {part}: must be ARGUMENT=PATTERN")
     seeds = read_seeds(args)
     groups = group(seeds)
+    if args.x == "pairs" and not by_pairs(groups):
+        raise InputError("--x pairs: no task has runs with more than one number of pairs")
     seeds = [seed for seeds in groups.values() for seed in seeds]
     tables = [("", main_table(groups)), ("Interquartile mean over tasks", iqm_table(groups)),
-              ("By the value of each argument that varies", ablation_table(seeds))]  # fmt: skip
+              ("By the value of an argument, all others alike", ablation_table(seeds))]  # fmt: skip
     tables = [(title, rows) for title, rows in tables if len(rows) > 1]
     note = "Mean and 95 % bootstrap interval over seeds. Last: at the last step. Best: each seed's best evaluation."
     begin, end = "<!-- report -->", "<!-- end of report -->"
@@ -334,7 +377,7 @@ def main(args: ReportArgs) -> list[Path]:
             partial.write_text(f"{before}{begin}\n\n{text}\n\n{note}\n\n{end}{rest.partition(end)[2]}")
     if args.x != "pairs":
         paths += curves(groups, args.x, args.out)
-    if len({pairs for _, pairs, _ in groups}) > 1:
+    if by_pairs(groups):
         paths += scaling(groups, args.out)
     print(f"{text}\n\n{note}\n" + "\n".join(map(str, paths)))
     return paths

@@ -147,7 +147,7 @@ def can_compile() -> str:
     """Empty, or what torch.compile lacks here: it makes C++ (also for CUDA) that includes Python.h."""
     import sysconfig
 
-    if not any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++")):
+    if not shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")):
         return "a C++ compiler (Debian: g++)"
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
         return "Python.h (Debian: python3-dev)"
@@ -457,8 +457,8 @@ def score(row: dict) -> tuple[float, float]:
     return (float(main) if main not in (None, "") else 0.0, float(row["return_mean"]))
 
 
-def read_saved(path: Path, names: tuple[str, ...]) -> dict:
-    """What `save` wrote, on the CPU; no code in the file is run.
+def read_saved(path: Path, names: tuple[str, ...], mend: str = "delete it or start anew with --overwrite") -> dict:
+    """What `save` wrote, on the CPU; no code in the file is run. `mend`: what the error tells the user to do.
 
     Raises:
         InputError: the file is damaged, lacks one of `names`, or has another schema.
@@ -474,11 +474,9 @@ def read_saved(path: Path, names: tuple[str, ...]) -> dict:
         raise
     except Exception as error:  # torch raises many kinds for a damaged file, with advice to load it unsafely
         reason = f"no {error}" if isinstance(error, KeyError) else type(error).__name__
-        raise InputError(
-            f"{path}: damaged, or another kind of file ({reason}); delete it or start anew with --overwrite"
-        ) from None
+        raise InputError(f"{path}: damaged, or another kind of file ({reason}); {mend}") from None
     if schema != SCHEMA:
-        raise InputError(f"{path}: has schema {schema}, this code writes {SCHEMA}; start anew with --overwrite")
+        raise InputError(f"{path}: has schema {schema}, this code writes {SCHEMA}; {mend}")
     return saved
 
 
@@ -505,7 +503,8 @@ def save(path: Path, content: dict) -> None:
 def print_summary(runs: list[Run]) -> dict:
     """Print the closing table; returns {seed: summary}."""
     results = {run.seed: run.summary() for run in runs}
-    head = "  ".join(f"{when + ': step':>10} {'success':>8} {'return':>9}" for when in ("last", "best"))
+    name = "success" if all(result["last"]["score"] is None for result in results.values()) else "score"
+    head = "  ".join(f"{when + ': step':>10} {name:>8} {'return':>9}" for when in ("last", "best"))
     print(f"\nseed  {head}")
     for seed, result in results.items():
         cells = []

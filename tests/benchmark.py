@@ -1,9 +1,11 @@
-"""How fast, compared with what? Every row is a ratio of two things measured in the same run, in turn; medians.
+"""How fast, compared with what? Most rows are ratios of two things measured in turn in the same process.
 
     python -m tests.benchmark                    # all rows; nothing else should run
     python -m tests.benchmark --rows step seeds  # some of them
 
-`floor` is the time of the matrix products of one eager update alone, with its own shapes and layouts, in torch.
+`floor` is the time of the matrix products of one eager update alone, with its own shapes and layouts, in torch (a batch
+of one counts as a plain product). A ratio is the median of the turns' ratios, not the quotient of the medians beside
+it; its quartiles say how much the machine wavers.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from common.envs import Workers, evaluate, make, reset_env, sizes
 from common.runs import actor_arrays, default_args, tree_map
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SCRIPTS = sorted(path.stem for path in (REPOSITORY / "algorithms").glob("*.py"))
+SCRIPTS = {path.stem: "" for path in sorted((REPOSITORY / "algorithms").glob("*.py"))}
+SCRIPTS |= {"mr_iql": " with its reward model's step", "pt_iql": ", its IQL"}  # the part of the training that is timed
 METAWORLD, LOCOMOTION = "drawer-open-v2", "hopper-medium-expert-v2"
 
 
@@ -148,12 +151,21 @@ def child_seeds(threads: int, seeds: int) -> dict:
 
 
 def child_alone(threads: int, seconds: float, start_at: float) -> dict:
-    """One training beside whatever else runs, its step's milliseconds."""
+    """One training beside whatever else runs, its step's milliseconds: five turns that end at set times."""
     torch.set_num_threads(threads or min(4, len(os.sched_getaffinity(0))))
     run, _ = steps("ipl_iql", METAWORLD, 1, True)
     run(20)
+    if start_at and time.time() > start_at:
+        raise SystemExit("not ready when the measurement began; try again")
     time.sleep(max(0.0, start_at - time.time()))
-    return {"step": [ms(run, seconds / 5) for _ in range(5)]}
+    times, first = [], start_at or time.time()
+    for turn in range(1, 6):
+        began, count = time.time(), 0
+        while time.time() < first + turn * seconds / 5:
+            run(1)
+            count += 1
+        times.append(1000 * (time.time() - began) / count)
+    return {"step": times}
 
 
 def child_label() -> dict:
@@ -218,22 +230,26 @@ def finish(process: subprocess.Popen) -> dict:
 
 
 # ---------------------------------------------------------------- rows
-def row(what: str, tops: list[float], bases: list[float], target: str, unit: str = "ms", factor: float = 1.0) -> None:
-    """Print a row: the median ratio of tops to factor x bases, taken in pairs."""
-    ratio = median(top / (factor * base) for top, base in zip(tops, bases, strict=True))
-    absolute = all(base == 1.0 for base in bases)
-    shown = f"{median(tops):.3g} {unit}" if absolute else f"{median(tops):.3g} / {factor * median(bases):.3g} {unit}"
-    bound = float(target.split()[-1])
-    reached = ratio >= bound if "least" in target else ratio <= bound
-    shown += " | " if absolute else f" | {ratio:.2f}"
-    print(f"| {what} | {shown} | {target} | {'yes' if reached else 'no'} |", flush=True)
+def row(what: str, tops: list[float], bases: list[float], target: str, factor: float = 1.0) -> None:
+    """Print a row: the median ratio, and its quartiles, of tops to factor x bases, taken in pairs; milliseconds."""
+    low, ratio, high = np.percentile(np.array(tops) / (factor * np.array(bases)), (25, 50, 75))
+    reached = ratio >= float(target.split()[-1]) if "least" in target else ratio <= float(target.split()[-1])
+    print(f"| {what} | {median(tops):.3g} / {factor * median(bases):.3g} ms | {ratio:.2f} ({low:.2f} to {high:.2f}) "
+          f"| {target} | {'yes' if reached else 'no'} |", flush=True)  # fmt: skip
+
+
+def plain_row(what: str, values: list[float], unit: str, most: float) -> None:
+    """Print a row that compares nothing: the median with its quartiles."""
+    low, middle, high = np.percentile(values, (25, 50, 75))
+    print(f"| {what} | {middle:.3g} ({low:.3g} to {high:.3g}) {unit} | | at most {most:g} "
+          f"| {'yes' if middle <= most else 'no'} |", flush=True)  # fmt: skip
 
 
 def rows_step() -> None:
     for threads in sorted({min(2, len(os.sched_getaffinity(0))), 1}, reverse=True):
-        for script in SCRIPTS:
+        for script, part in SCRIPTS.items():
             found = finish(start("child_step", script, METAWORLD, threads))
-            name = f"{script}, MetaWorld, {threads} thread{'s' * (threads > 1)}"
+            name = f"{script}{part}, MetaWorld, {threads} thread{'s' * (threads > 1)}"
             row(f"{name}: step / floor", found["step"], found["floor"], "at most 1.3")
             if "medium" in found:
                 row(f"{name}: bfloat16 / float32 products", found["medium"], found["step"], "at most 0.5")
@@ -263,7 +279,7 @@ def rows_beside() -> None:
         start_at = time.time() + 60  # after both have compiled
         pair = [start("child_alone", threads, 20, start_at, prefix=prefix) for prefix in prefixes]
         slower = [finish(process)["step"] for process in pair]
-        row(what, [max(two) for two in zip(*slower, strict=True)], [median(alone)] * 5, target)
+        row(what, [max(two) for two in zip(*slower, strict=True)], alone, target)
 
 
 def rows_whole() -> None:
@@ -271,7 +287,7 @@ def rows_whole() -> None:
     module = importlib.import_module("algorithms.ipl_iql")
     actor = actor_arrays(tree_map(lambda t: t.unsqueeze(0), module.init(module.Args(), 1, 39, 4)["actor"]), 0)
     workers = Workers(len(os.sched_getaffinity(0)))
-    evaluate(workers, METAWORLD, [actor], [1], 0, 4)
+    evaluate(workers, METAWORLD, [actor], [1], 0, 4)  # started
     times = []
     for repeat in range(5):
         began = time.perf_counter()
@@ -279,41 +295,46 @@ def rows_whole() -> None:
         times.append(time.perf_counter() - began)
     workers.close()
     step = finish(start("child_alone", 0, 10, 0))["step"]
-    evals, training = [81 * t for t in times], [0.2 * s * 1e3 for s in step]
+    evals, training = [81e3 * t for t in times], [2e5 * s for s in step]
     row("evaluation's share of 200,000 steps", evals, [e + t for e, t in zip(evals, training, strict=True)],
-        "at most 0.2", "s")  # fmt: skip
-    ensure(METAWORLD, Path(os.environ.get("IPL_DATA_DIR") or "data"), Workers(len(os.sched_getaffinity(0))))
+        "at most 0.2")  # fmt: skip
+    workers = Workers(len(os.sched_getaffinity(0)))
+    ensure(METAWORLD, Path(os.environ.get("IPL_DATA_DIR") or "data"), workers)
+    workers.close()
+    memory = []
     with tempfile.TemporaryDirectory() as folder:
-
-        def first_update(*flags, cache: str) -> tuple[float, float]:
-            command = [sys.executable, REPOSITORY / "algorithms/ipl_iql.py", "--env", METAWORLD, "--total-steps", "1",
-                       "--eval-episodes", "1", "--overwrite", "--run-dir", f"{folder}/run", *flags]  # fmt: skip
-            env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": f"{folder}/{cache}"}
-            process = subprocess.Popen(
-                command, cwd=REPOSITORY, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            table, began = Path(f"{folder}/run/seed-1/train.csv"), time.perf_counter()
-            while not (table.exists() and table.stat().st_size and table.stat().st_mtime > start_time):
-                time.sleep(0.02)
-                if process.poll() is not None:
-                    break
-            taken = time.perf_counter() - began
-            _, _, usage = os.wait4(process.pid, 0)
-            with open(f"{folder}/run/seed-1/time.csv") as file:
-                evaluation = float(next(csv.DictReader(file))["time/eval"])
-            return taken - evaluation, usage.ru_maxrss / 2**20
-
-        for what, flags, fresh, target in (
-            ("start to first update, eager, s", ["--no-compile"], False, "at most 8"),
-            ("the same compiled, no cache, s", [], True, "at most 25"),
-            ("the same compiled, from the cache, s", [], False, "at most 12"),
+        for what, flags, fresh, most in (
+            ("start to first update, eager", ["--no-compile"], False, 8),
+            ("the same compiled, no cache", [], True, 25),
+            ("the same compiled, from the cache", [], False, 12),
         ):
-            found = []
-            for repeat in range(5):
-                start_time = time.time()
-                found.append(first_update(*flags, cache=f"cache{repeat if fresh else 0}"))
-            row(what, [f[0] for f in found], [1.0] * 5, target, "s")
-        row("peak memory of the trainer, GiB", [f[1] for f in found], [1.0] * 5, "at most 1.12", "GiB")  # 1.2 GB
+            found = [first_update(Path(folder), f"cache{turn if fresh else 0}", *flags) for turn in range(5)]
+            plain_row(what, [seconds for seconds, _ in found], "s", most)
+            memory.append(max(gigabytes for _, gigabytes in found))
+    plain_row("peak memory of these starts, main process", memory, "GB", 1.2)
+
+
+def first_update(folder: Path, cache: str, *flags: str) -> tuple[float, float]:
+    """(seconds from the start of the script to its first update, less its first evaluation; peak memory in GB)"""
+    command = [sys.executable, REPOSITORY / "algorithms/ipl_iql.py", "--env", METAWORLD, "--total-steps", "1",
+               "--eval-episodes", "1", "--overwrite", "--run-dir", folder / "run", *flags]  # fmt: skip
+    env, table = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder / cache)}, folder / "run/seed-1/train.csv"
+    table.unlink(missing_ok=True)
+    began = time.perf_counter()
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=env, stdout=log, stderr=log)
+    while not (table.exists() and table.stat().st_size):
+        time.sleep(0.02)
+        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended and not table.exists():
+            raise SystemExit((folder / "log").read_text())
+    taken = time.perf_counter() - began
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit((folder / "log").read_text())
+    with open(folder / "run/seed-1/time.csv") as file:
+        evaluation = float(next(csv.DictReader(file))["time/eval"])
+    return taken - evaluation, usage.ru_maxrss * 1024 / 1e9
 
 
 def rows_data() -> None:
@@ -328,7 +349,7 @@ def rows_data() -> None:
             workers.run(collect, jobs)
             times[count].append(time.perf_counter() - began)
             workers.close()
-    row(f"building a dataset: one core / {cores}", times[1], times[cores], "at least 1.8", "s")
+    row(f"building a dataset: one core / {cores}", *([1e3 * t for t in times[n]] for n in (1, cores)), "at least 1.8")
     found = finish(start("child_collect"))
     row("a step of collection / bare steps of its two simulators", found["collected"], found["bare"], "at most 1.3")
     found = finish(start("child_label"))
@@ -357,8 +378,9 @@ def main(args: BenchmarkArgs) -> None:
     cpu = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in cpu if line.startswith("model name")), "?")
     print(f"{model}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}, "
-          + ", ".join(f"{name} {version(name)}" for name in names) + "\n")  # fmt: skip
-    print("| what | measured / compared with | ratio | target | reached |\n| --- | --- | --- | --- | --- |")
+          + ", ".join(f"{name} {version(name)}" for name in names)
+          + f", GOMP_SPINCOUNT={os.environ.get('GOMP_SPINCOUNT', '')}\n")  # fmt: skip
+    print("| what | measured / compared with | ratio (quartiles) | target | reached |\n| --- | --- | --- | --- | --- |")
     for name in args.rows:
         ROWS[name]()
 

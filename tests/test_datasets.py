@@ -217,3 +217,13 @@ def test_wrong_datasets_are_refused_in_one_line(path, tmp_path):
     refused("checksum is wrong", without)
     without.write_bytes(without.read_bytes()[512:])  # one's own file has none
     refused("preferences/label", without)
+    for name, change, said in (("episodes/row", lambda x: x.astype(float), "float64, not whole numbers"),
+                               ("episodes/row", lambda x: x[:0], "'episodes/length' has shape"),
+                               ("preferences/start", lambda x: x + 0.5, "float64, not whole numbers")):  # fmt: skip
+        own = tmp_path / "own.hdf5"
+        own.write_bytes(path.read_bytes()[512:])
+        with h5py.File(own, "a") as file:
+            changed = change(file[name][:])
+            del file[name]
+            file[name] = changed
+        refused(said, own)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 from scipy import stats
@@ -116,12 +117,48 @@ def test_ablation_and_unfinished_runs(tmp_path, capsys):
     (folder / "eval.csv").write_text("".join(lines[:-1]) + "20,20,80")  # cut in its last row
     report.main(ReportArgs((base,), tmp_path / "out"))
     said = capsys.readouterr().out
-    assert "| drawer-open-v2 | 500 | ipl_iql beta=1.0 | 2 | 10 to 20 (unfinished) |" in said
+    assert "| drawer-open-v2 | 500 | ipl_iql beta=1 | 2 | 10 to 20 (unfinished) |" in said
     shutil.copytree(base, base / "copy")
     report.main(ReportArgs((base,), tmp_path / "out"))
     again = capsys.readouterr()
     assert again.out == said and again.err.count("same seed and arguments") == 4
     assert "| beta | 0.1 | 2 | 20.0 |" in said and "| beta | 1.0 | 2 | 65.0 |" in said
+
+
+def test_ablations_compare_what_is_alike(tmp_path):
+    """One argument changed at a time: a row's mean does not take in what another argument does."""
+    base = tmp_path / "runs"
+    for alpha, beta, end in ((1.0, 10.0, 0.5), (2.0, 10.0, 0.6), (1.0, 9.0, 0.1), (1.0, 100.0, 0.7)):
+        write_run(base, "ipl_xql", "drawer-open-v2", 500, 1, [0.0, end], alpha=alpha, beta=beta)
+    write_run(base, "iql", "drawer-open-v2", 500, 1, [0.0, 1.0], tau=0.1)  # has no alpha
+    report.main(ReportArgs((base,), tmp_path / "out"))
+    found = [row for row in rows_of((tmp_path / "out/tables.md").read_text()) if row[0] in ("alpha", "beta", "tau")]
+    assert found == [["alpha", "1.0", "1", "50.0"], ["alpha", "2.0", "1", "60.0"], ["beta", "9.0", "1", "10.0"],
+                     ["beta", "10.0", "1", "50.0"], ["beta", "100.0", "1", "70.0"]]  # fmt: skip
+
+
+def test_other_data_twins_and_seeds_that_lack_something(tmp_path, capsys):
+    base = tmp_path / "runs"
+    for k, end in enumerate((0.2, 0.4)):
+        folder = write_run(base / str(k), "ipl_iql", "drawer-open-v2", 500, 1, [0.0, end])
+        config = json.loads((folder / "config.json").read_text())
+        config["dataset_fingerprint"] = {"preferences": f"data{k}"}
+        (folder / "config.json").write_text(json.dumps(config))
+    write_run(base, "ipl_iql", "sweep-into-v2", 500, 1, [0.0, 0.3])
+    for k, values in (("a", [0.0]), ("b", [0.0, 0.3, 0.9])):  # the same run, copied early and late
+        folder = write_run(base / k, "mr_iql", "sweep-into-v2", 500, 1, values, total_steps=20)
+    (folder / "time.csv").unlink()
+    report.main(ReportArgs((base,), tmp_path / "out", x="wall-clock"))
+    said = capsys.readouterr()
+    assert "| drawer-open-v2 | 500 | ipl_iql preferences=data0 | 1 | 10 | success, % | 20.0 |" in said.out
+    assert "| drawer-open-v2 | 500 | ipl_iql preferences=data1 | 1 | 10 | success, % | 40.0 |" in said.out
+    assert "| sweep-into-v2 | 500 | mr_iql | 1 | 20 | success, % | 90.0 |" in said.out
+    assert f"{base}/a/sweep-into-v2/mr_iql-500-20/seed-1: skipped" in said.err and "no time.csv" in said.err
+    for seed in range(2, 5):  # a fifth method, and legends that must not be cut
+        write_run(base, "a_method_with_a_long_name", "sweep-into-v2", 500, seed, [0.0], total_steps=20, lr=0.1 * seed)
+    report.main(ReportArgs((base,), tmp_path / "more"))
+    picture = imageio.imread(tmp_path / "more/curves.png")[..., :3].min(-1)
+    assert all((edge > 250).all() for edge in (picture[:2], picture[-2:], picture[:, :2], picture[:, -2:]))
 
 
 def test_bad_folders_are_named_and_nothing_is_status_2(runs, tmp_path, capsys):
@@ -137,9 +174,11 @@ def test_bad_folders_are_named_and_nothing_is_status_2(runs, tmp_path, capsys):
     errors = capsys.readouterr().err
     assert all(f"{folder}: skipped" in errors for folder in bad.values()) and "nowhere: no such folder" in errors
     nowhere = ReportArgs((tmp_path / "nowhere",))
-    wrong = [{"filter": ("env=none",)}, {"filter": ("env",)}, {"x": "y"}, {"metric": "m"}]
-    for args in (nowhere, *(ReportArgs((runs,), **changes) for changes in wrong)):
-        with pytest.raises(InputError):
+    wrong = {"no run is left": {"filter": ("env=none",)}, "must be ARG": {"filter": ("env",)}, "--x y": {"x": "y"},
+             "argument bta": {"filter": ("bta=0.5",)}, "--metric m": {"metric": "m"},
+             "one number of pairs": {"x": "pairs", "filter": ("env=hopper*",)}}  # fmt: skip
+    for said, args in {"no run to": nowhere, **{k: ReportArgs((runs,), **v) for k, v in wrong.items()}}.items():
+        with pytest.raises(InputError, match=said):
             report.main(args)
     call = [sys.executable, "-m", "common.report", str(tmp_path / "nowhere")]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
@@ -169,5 +208,6 @@ def test_evaluate_a_saved_actor(data_dir, tmp_path):
     for words in ((seed / "checkpoint.pt",), (seed / "none.pt",), (seed / "final.pt", "--episodes", 0), ()):
         wrong = call(*words)
         assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
+    assert call(seed / "checkpoint.pt").stderr.endswith("name a best.pt or final.pt\n")  # not: delete it
     wrong = call(seed / "final.pt", "--video", 1, MUJOCO_GL="glx")
-    assert wrong.returncode == 2 and "libosmesa6" in wrong.stderr
+    assert wrong.returncode == 2 and "libosmesa6" in wrong.stderr and "--video: MUJOCO_GL=glx" in wrong.stderr
