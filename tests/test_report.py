@@ -84,6 +84,23 @@ def test_report_is_the_same_every_time(runs, tmp_path):
         assert (tmp_path / "a" / name).stat().st_size > 200
 
 
+def test_published_results(tmp_path):
+    """README.md and results/report are what the report makes of results/."""
+    page, report_of = tmp_path / "README.md", REPOSITORY / "results/report"
+    shutil.copy(REPOSITORY / "README.md", page)
+    report.main(ReportArgs((REPOSITORY / "results",), tmp_path / "out", into=str(page)))
+    assert page.read_bytes() == (REPOSITORY / "README.md").read_bytes()
+    names = sorted(path.name for path in report_of.iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "out").iterdir()) and "curves.png" in names
+    for name in names:
+        made, kept = tmp_path / "out" / name, report_of / name
+        if made.suffix == ".png":  # pixels: another build of a library may write the same picture in other bytes
+            made, kept = (imageio.imread(path).astype(float) for path in (made, kept))
+            assert made.shape == kept.shape and np.abs(made - kept).mean() < 0.1
+        elif made.suffix != ".pdf":
+            assert made.read_bytes() == kept.read_bytes()
+
+
 def test_tables_go_into_a_document(runs, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- report -->\nold\n<!-- end of report -->\nafter\n<!-- end of report -->\n")
