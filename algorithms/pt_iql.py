@@ -30,7 +30,8 @@ Differences from the authors' code (github.com/csmile-1006/PreferenceTransformer
     [D12] every layer starts from a normal distribution of standard deviation 0.02, as in GPT-2.
     [D13] any better held-out loss counts, and reward_patience checks without one end phase 1; the authors train on.
     [D14] without --use-replay the trajectories are the segments: windows begin at their first step, and their returns
-         scale the rewards.
+         and length scale the rewards.
+    [D15] the windows of labelling are as long as the segments of the pairs; the authors' default is 25 steps for all.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ from common.runs import (
 )
 
 ALGORITHM = "pt_iql"
+REWARD_SAVE_EVERY = 10
+"""seconds between two writings of reward.pt, the checkpoint of phase 1"""
 Params = dict[str, Tensor]  # w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1 but for critics
 
 
@@ -447,9 +450,11 @@ def train_reward(args: Args, run: Run, segments: Params, stop: Signals) -> Prefe
     obs, action, label = segments["obs"], segments["action"], segments["label"]
     if obs.shape[2] > 1000:
         raise InputError(f"segments of {obs.shape[2]} steps: the Preference Transformer takes at most 1000")
+    if len(label) < 2:
+        raise InputError("--num-preferences 1: the Preference Transformer holds out a tenth, at least one; give 2 or more")
     model = make_reward_model(args, run.seed, obs.shape[-1], action.shape[-1]).to(obs.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4)
-    path, count = run.folder / "reward.pt", min(len(label) - 1, max(1, len(label) * 9 // 10))  # [D8]
+    path, count = run.folder / "reward.pt", max(1, len(label) * 9 // 10)  # [D8]
     progress = {"epoch": 0, "best": float("inf"), "waited": 0, "done": False, "model": model.state_dict()}
     if path.exists():
         saved = run.read(path.name, (*progress, "last_model", "optimizer"))
@@ -465,8 +470,8 @@ def train_reward(args: Args, run: Run, segments: Params, stop: Signals) -> Prefe
         mask = obs.new_ones(2 * len(index), obs.shape[2])
         _, score = model(obs[index].flatten(0, 1), action[index].flatten(0, 1), mask)
         logits = score.view(-1, 2)[:, 1] - score.view(-1, 2)[:, 0]
-        strict = label[index] != 0.5
-        right = ((logits > 0) == (label[index] > 0.5))[strict].float().mean()
+        strict = (label[index] != 0.5).float()
+        right = (((logits > 0) == (label[index] > 0.5)) * strict).sum() / strict.sum().clamp(min=1)
         return F.binary_cross_entropy_with_logits(logits, label[index]), right
 
     bar = tqdm(total=args.reward_epochs, initial=progress["epoch"], desc=f"reward model, seed {run.seed}", unit="epoch",
@@ -489,8 +494,7 @@ def train_reward(args: Args, run: Run, segments: Params, stop: Signals) -> Prefe
         check_finite(run.folder.parent, progress["epoch"] + 1, {"loss of the reward model": loss.detach()}, {})
         progress["epoch"] += 1
         bar.update()
-        check = progress["epoch"] % 5 == 0 or progress["epoch"] == args.reward_epochs
-        if check:
+        if progress["epoch"] % 5 == 0 or progress["epoch"] == args.reward_epochs:
             model.eval()
             with torch.no_grad():
                 held_loss, held_right = (x.item() for x in loss_of(torch.arange(count, len(label), device=obs.device)))
@@ -500,7 +504,8 @@ def train_reward(args: Args, run: Run, segments: Params, stop: Signals) -> Prefe
             better = {"best": held_loss, "waited": 0, "model": {k: p.clone() for k, p in model.state_dict().items()}}
             progress |= better if held_loss < progress["best"] else {"waited": progress["waited"] + 1}
             progress["done"] = 0 < args.reward_patience <= progress["waited"]
-        if check or time.perf_counter() - saved_at > 10:
+        ended = progress["done"] or progress["epoch"] == args.reward_epochs
+        if ended or time.perf_counter() - saved_at > REWARD_SAVE_EVERY:
             last = {"last_model": model.state_dict(), "optimizer": optimizer.state_dict()}
             save(path, {"schema": SCHEMA, "args": run.args, **progress, **last})
             saved_at = time.perf_counter()
@@ -563,15 +568,16 @@ def last_rewards(model: PreferenceTransformer, obs: Tensor, action: Tensor, star
 
 @torch.no_grad()
 def label_transitions(model: PreferenceTransformer, obs: Tensor, action: Tensor, first: Tensor, window: int,
-                      stop: Signals | bool = False) -> Tensor:  # fmt: skip
+                      horizon: int, stop: Signals | bool = False) -> Tensor:  # fmt: skip
     """The model's reward of every row, from the window of past steps of its trajectory that ends at it.
 
     Args:
         obs: (M, O), action: (M, A), first: (M,) the first row of each row's trajectory.
         window: steps of a window, fewer where the trajectory has only begun.
+        horizon: steps of an episode of the environment.
 
     Returns:
-        (M,), scaled as the authors do: by the longest trajectory over the range of the trajectories' returns.
+        (M,), scaled as the authors do: by the horizon over the range of the trajectories' returns.
     """
     rewards = []
     for rows in tqdm(torch.arange(len(obs), device=obs.device).split(256), "labelling", unit="batch", disable=None):
@@ -588,7 +594,7 @@ def label_transitions(model: PreferenceTransformer, obs: Tensor, action: Tensor,
     reward, (_, lengths) = torch.cat(rewards), torch.unique_consecutive(first, return_counts=True)
     trajectory = torch.repeat_interleave(torch.arange(len(lengths), device=obs.device), lengths)
     returns = torch.zeros(len(lengths), dtype=reward.dtype, device=obs.device).index_add_(0, trajectory, reward)
-    return reward * lengths.max() / (returns.max() - returns.min()).clamp(min=1e-6)
+    return reward * horizon / (returns.max() - returns.min()).clamp(min=1e-6)
 
 
 def relabel(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: ReplayBuffer | None, stop: Signals):
@@ -598,17 +604,18 @@ def relabel(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: Replay
     # Segments may overlap in the stored rows, but a step's reward depends on its segment: one row each. [D14]
     obs, action = segments["obs"].flatten(0, 2), segments["action"].flatten(0, 2)
     row = torch.arange(len(obs), device=pairs.device)
-    first = row - row % pairs.length
+    first, horizon = row - row % pairs.length, pairs.length
     if replay is not None:
         obs, action, row = replay.obs, replay.action, torch.arange(len(replay), device=pairs.device)
         breaks = (replay.next_obs[:-1] - replay.obs[1:]).norm(dim=-1) > 1e-5
         starts = torch.cat([torch.ones_like(breaks[:1]), breaks | replay.terminal[:-1].bool()])
-        first = (row * starts).cummax(0).values
+        first, horizon = (row * starts).cummax(0).values, 1000 if resolve(args.env)[0] == "d4rl" else 500
     rewards = []
     for run in runs:
         began = time.perf_counter()
         model = train_reward(args, run, segments, stop)
-        rewards.append(label_transitions(model, obs, action, first, pairs.length, stop) + args.reward_shift)
+        reward = label_transitions(model, obs, action, first, pairs.length, horizon, stop)  # [D15]
+        rewards.append(reward + args.reward_shift)
         run.time["train"] += time.perf_counter() - began
     if replay is not None:
         replay.reward = torch.stack(rewards)

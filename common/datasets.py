@@ -521,12 +521,14 @@ def read_transitions(path: Path, env: str) -> Transitions:
 
 
 def read_robomimic(path: Path, env: str) -> Transitions:
-    """Robomimic's low-dimensional HDF5. Demonstrations in the file's order; the last step of each is terminal, as in
-    IPL's code; rewards as they are, 1 for success.
+    """Robomimic's low-dimensional HDF5. Demonstrations in the file's order; rewards as they are, 1 for success.
+
+    As in IPL's code: a step marked done (it reaches success) or the last of its demonstration is terminal, and a step
+    that begins where one marked done has ended is left out.
     """
     obs_dim, act_dim = sizes(env)
     names = ["object" if name == "object-state" else name for name in ROBOMIMIC_OBS]
-    wanted = {"actions", "rewards"} | {f"{group}/{name}" for group in ("obs", "next_obs") for name in names}
+    wanted = {"actions", "rewards", "dones"} | {f"{group}/{name}" for group in ("obs", "next_obs") for name in names}
     arrays = read(path, lambda name: name.startswith("data/") and name.split("/", 2)[-1] in wanted)
     made_for = arrays.get("env_args", {}).get("env_name")
     if made_for not in (None, ROBOMIMIC_TASKS[env.split("-")[0]]):
@@ -548,13 +550,16 @@ def read_robomimic(path: Path, env: str) -> Transitions:
 
         action = check_actions(path, f"data/{demo}/actions", arrays[f"data/{demo}/actions"], (steps, act_dim))
         reward = check(path, f"data/{demo}/rewards", arrays[f"data/{demo}/rewards"], (steps,)).astype(np.float32)
-        parts.append((flat("obs"), action, reward, flat("next_obs"), np.eye(1, steps, steps - 1, dtype=np.float32)[0]))
+        done = check(path, f"data/{demo}/dones", arrays[f"data/{demo}/dones"], (steps,), 0, 1).astype(bool)
+        keep, terminal = np.append(True, ~done[:-1]), np.append(done[:-1], True).astype(np.float32)
+        parts.append([column[keep] for column in (flat("obs"), action, reward, flat("next_obs"), terminal)])
     return Transitions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def read_d4rl(path: Path, env: str) -> Transitions:
     """D4RL's HDF5 as its `qlearning_dataset`: a time limit ends an episode without a terminal state, and that step,
-    whose next observation is another episode's, is left out, as is the file's last one.
+    whose next observation is another episode's, is left out, as is the file's last one. (IPL's reader has that step lead
+    to its own observation, and leaves out the last episode where the file ends within it.)
 
     Rewards are scaled by 1000 / (largest - smallest return), as IQL and IPL do for locomotion.
     """

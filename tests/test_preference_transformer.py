@@ -68,7 +68,7 @@ def test_windowed_labels_equal_a_slow_loop(layers, weighted_sum):
     lengths = [3, 200, 1, 140]  # more than a chunk of rows
     obs, action = (torch.randn(sum(lengths), n, generator=g, dtype=torch.float64) for n in (OBS, ACT))
     first = torch.cat([torch.full((n,), sum(lengths[:i])) for i, n in enumerate(lengths)])
-    fast = label_transitions(model, obs, action, first, window)
+    fast = label_transitions(model, obs, action, first, window, horizon=500)
     slow = []
     for t in range(len(obs)):
         rows = slice(max(int(first[t]), t - window + 1), t + 1)
@@ -77,7 +77,7 @@ def test_windowed_labels_equal_a_slow_loop(layers, weighted_sum):
         slow.append(reward[0, -1])
     slow = torch.stack(slow)
     returns = torch.stack([part.sum() for part in slow.split(lengths)])
-    torch.testing.assert_close(fast, slow * 200 / (returns.max() - returns.min()), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(fast, slow * 500 / (returns.max() - returns.min()), rtol=1e-9, atol=1e-9)
 
 
 def test_learning_rate_warms_up_and_falls():
@@ -120,8 +120,9 @@ def test_held_out_pairs_are_predicted(tmp_path):
     assert max(row["reward/held_out_accuracy"] for row in run.rows) > 0.9
 
 
-def test_reward_model_goes_on_where_it_was_stopped(tmp_path):
+def test_reward_model_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     """Stopped between two checks and started again: bitwise the model of an uninterrupted training."""
+    monkeypatch.setattr(pt_iql, "REWARD_SAVE_EVERY", 0)
     data, args = synthetic(200), small_args(reward_epochs=15, reward_dropout=0.1)
     whole = Folder(tmp_path / "whole")
     stopped = Folder(tmp_path / "stopped")
@@ -138,6 +139,7 @@ def test_reward_model_goes_on_where_it_was_stopped(tmp_path):
 
     with pytest.raises(pt_iql.Interrupted):
         train_reward(args, stopped, data, Stop())
+    assert read_saved(stopped.folder / "reward.pt", ("epoch",))["epoch"] == 6
     got = train_reward(args, stopped, data, stop=False)
     assert whole.rows == stopped.rows
     for a, b in zip(expected.parameters(), got.parameters(), strict=True):

@@ -151,7 +151,8 @@ def write_robomimic(path: Path, episodes: list[dict], task: str = "Lift") -> Non
             demo.attrs["num_samples"] = len(e["reward"])
             for name in ("actions", "rewards"):
                 demo[name] = e[name[:-1]]
-            demo["dones"], demo["states"] = np.zeros(len(e["reward"])), np.zeros((len(e["reward"]), 32))
+            demo["dones"] = e.get("done", np.zeros(len(e["reward"]), dtype=int))
+            demo["states"] = np.zeros((len(e["reward"]), 32))
             for group in ("obs", "next_obs"):
                 column = 0
                 for name, size in OBS_SIZES.items():
@@ -194,6 +195,7 @@ def write_pairs(path: Path, episodes: list[dict], length: int, pairs: int = 30) 
 def files(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("suites")
     lift = [episode(LIFT, seed, 60) for seed in range(3)]
+    lift[1]["done"] = np.isin(np.arange(60), (50, 51, 55, 59)).astype(int)  # success, lost and reached again
     hopper = [episode(HOPPER, seed, 1000) for seed in range(12)]  # ends by falling
     hopper += [{k: v[:5] for k, v in hopper[0].items()}, hopper[1]]  # a time limit after five steps, then one more
     write_robomimic(folder / "lift.hdf5", lift)
@@ -205,11 +207,13 @@ def files(tmp_path_factory) -> dict:
 
 def test_robomimic_file_is_read_as_written(files):
     t = read_transitions(files["folder"] / "lift.hdf5", LIFT)
+    keep = ~np.isin(np.arange(180), (60 + 51, 60 + 52, 60 + 56))  # these begin where an episode has ended
     for key in ("obs", "action", "reward", "next_obs"):
-        want = np.concatenate([e[key] for e in files["lift"]]).astype(np.float32)
+        want = np.concatenate([e[key] for e in files["lift"]]).astype(np.float32)[keep]
         np.testing.assert_array_equal(getattr(t, key), np.clip(want, -datasets.ACTION_LIMIT, datasets.ACTION_LIMIT)
                                       if key == "action" else want)  # fmt: skip
-    assert np.flatnonzero(t.terminal).tolist() == [59, 119, 179]  # the last step of each demonstration
+    last = (59, 60 + 50, 60 + 55, 119, 179)  # of a demonstration, or done
+    assert np.flatnonzero(t.terminal).tolist() == np.flatnonzero(np.isin(np.arange(180)[keep], last)).tolist()
 
 
 def test_demonstrations_come_in_the_files_order(tmp_path, files):
