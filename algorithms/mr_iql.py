@@ -38,7 +38,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.buffers import NOISE, PreferenceBuffer, ReplayBuffer, load
-from common.envs import Interrupted, Workers, available_cpus, evaluate, require_rendering, resolve
+from common.envs import Interrupted, Workers, available_cpus, evaluate, require_rendering, resolve, seed_of
 from common.runs import (
     Run,
     Signals,
@@ -238,11 +238,11 @@ def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> dict:
 
 def draw_noise(args: Args, seeds: list[int], step: int, batch: Params) -> Params:
     """The random numbers of one update, from (seed, step) alone: dropout masks of the actor's hidden layers."""
-    rows, rngs = batch["obs"].shape[1], [np.random.default_rng([NOISE, seed, step]) for seed in seeds]
-    noise: Params = {}
+    obs, rows, noise = batch["obs"], batch["obs"].shape[1], {}
+    generators = [torch.Generator(obs.device).manual_seed(seed_of(NOISE, seed, step)) for seed in seeds]
     for i, width in enumerate(args.hidden_sizes if args.dropout else ()):
-        keep = np.stack([r.random((1, rows, width), np.float32) for r in rngs]) >= args.dropout
-        noise[f"mask{i}"] = torch.as_tensor(keep / np.float32(1 - args.dropout)).to(batch["obs"])  # (S, 1, N, H)
+        draws = [torch.rand(1, rows, width, generator=g, dtype=torch.float32, device=obs.device) for g in generators]
+        noise[f"mask{i}"] = (torch.stack(draws) >= args.dropout).to(obs) / (1 - args.dropout)  # (S, 1, N, H)
     return noise
 
 
@@ -261,9 +261,9 @@ def make_batch(args: Args, seeds: list[int], step: int, pairs: Params, replay: P
             batch[f"segment_{name}"] = rows.flatten(1, 2)  # (S, 2B(L+1), .)
         batch["label"] = pairs["label"]
     bias = [1 - 0.9 ** (step + 1), 1 - 0.999 ** (step + 1)]  # of Adam's moments
-    batch["bias"] = torch.tensor(bias, dtype=batch["obs"].dtype, device=batch["obs"].device)
+    batch["bias"] = torch.stack([batch["obs"].new_full((), b) for b in bias])  # a copy would wait for the device
     lr = args.lr * (0.5 + 0.5 * np.cos(np.pi * step / args.total_steps) if args.actor_cosine else 1.0)
-    batch["actor_lr"] = torch.tensor(lr, dtype=batch["obs"].dtype, device=batch["obs"].device)
+    batch["actor_lr"] = batch["obs"].new_full((), lr)
     return batch | draw_noise(args, seeds, step, batch)
 
 

@@ -338,11 +338,11 @@ def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> dict:
 
 def draw_noise(args: Args, seeds: list[int], step: int, batch: Params) -> Params:
     """The random numbers of one update, from (seed, step) alone: dropout masks of the actor's hidden layers."""
-    rows, rngs = batch["obs"].shape[1], [np.random.default_rng([NOISE, seed, step]) for seed in seeds]
-    noise: Params = {}
+    obs, rows, noise = batch["obs"], batch["obs"].shape[1], {}
+    generators = [torch.Generator(obs.device).manual_seed(seed_of(NOISE, seed, step)) for seed in seeds]
     for i, width in enumerate(args.hidden_sizes if args.dropout else ()):
-        keep = np.stack([r.random((1, rows, width), np.float32) for r in rngs]) >= args.dropout
-        noise[f"mask{i}"] = torch.as_tensor(keep / np.float32(1 - args.dropout)).to(batch["obs"])  # (S, 1, N, H)
+        draws = [torch.rand(1, rows, width, generator=g, dtype=torch.float32, device=obs.device) for g in generators]
+        noise[f"mask{i}"] = (torch.stack(draws) >= args.dropout).to(obs) / (1 - args.dropout)  # (S, 1, N, H)
     return noise
 
 
@@ -355,9 +355,9 @@ def make_batch(args: Args, seeds: list[int], step: int, pairs: Params, replay: P
         batch["discount"] = args.gamma * (1 - replay["terminal"])
     batch["weight"] = torch.full_like(rows["obs"][0, :, 0], 1 / rows["obs"].shape[1])  # (N,): makes a sum a mean
     bias = [1 - 0.9 ** (step + 1), 1 - 0.999 ** (step + 1)]  # of Adam's moments
-    batch["bias"] = torch.tensor(bias, dtype=batch["obs"].dtype, device=batch["obs"].device)
+    batch["bias"] = torch.stack([batch["obs"].new_full((), b) for b in bias])  # a copy would wait for the device
     lr = args.lr * (0.5 + 0.5 * np.cos(np.pi * step / args.total_steps) if args.actor_cosine else 1.0)
-    batch["actor_lr"] = torch.tensor(lr, dtype=batch["obs"].dtype, device=batch["obs"].device)
+    batch["actor_lr"] = batch["obs"].new_full((), lr)
     return batch | draw_noise(args, seeds, step, batch)
 
 
@@ -431,7 +431,7 @@ def make_update(args: Args):
 # ---------------------------------------------------------------- phase 1: the reward model
 def make_reward_model(args: Args, seed: int, obs_dim: int, act_dim: int) -> PreferenceTransformer:
     """The untrained reward model of a seed."""
-    torch.manual_seed(seed_of(NOISE, seed, 0))
+    torch.manual_seed(seed_of(NOISE, seed, 0, 0))
     return PreferenceTransformer(obs_dim, act_dim, args.reward_width, args.reward_layers, args.reward_heads,
                                  args.reward_dropout, args.weighted_sum)  # fmt: skip
 
@@ -451,7 +451,9 @@ def train_reward(args: Args, run: Run, segments: Params, stop: Signals) -> Prefe
     if obs.shape[2] > 1000:
         raise InputError(f"segments of {obs.shape[2]} steps: the Preference Transformer takes at most 1000")
     if len(label) < 2:
-        raise InputError("--num-preferences 1: the Preference Transformer holds out a tenth, at least one; give 2 or more")
+        raise InputError(
+            "--num-preferences 1: the Preference Transformer holds out a tenth, at least one; give 2 or more"
+        )
     model = make_reward_model(args, run.seed, obs.shape[-1], action.shape[-1]).to(obs.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4)
     path, count = run.folder / "reward.pt", max(1, len(label) * 9 // 10)  # [D8]
@@ -478,7 +480,7 @@ def train_reward(args: Args, run: Run, segments: Params, stop: Signals) -> Prefe
                disable=None)  # fmt: skip
     saved_at = time.perf_counter()
     while progress["epoch"] < args.reward_epochs and not progress["done"]:
-        torch.manual_seed(seed_of(NOISE, run.seed, progress["epoch"] + 1))  # of the order and of the dropout
+        torch.manual_seed(seed_of(NOISE, run.seed, 0, progress["epoch"] + 1))  # of the order and of the dropout
         model.train()
         order = torch.randperm(count, device=obs.device).split(args.reward_batch_size)
         for i, index in enumerate(order):

@@ -558,8 +558,8 @@ def read_robomimic(path: Path, env: str) -> Transitions:
 
 def read_d4rl(path: Path, env: str) -> Transitions:
     """D4RL's HDF5 as its `qlearning_dataset`: a time limit ends an episode without a terminal state, and that step,
-    whose next observation is another episode's, is left out, as is the file's last one. (IPL's reader has that step lead
-    to its own observation, and leaves out the last episode where the file ends within it.)
+    whose next observation is another episode's, is left out, as is the file's last one. (In IPL's reader that step
+    leads to its own observation, and an episode within which the file ends is left out.)
 
     Rewards are scaled by 1000 / (largest - smallest return), as IQL and IPL do for locomotion.
     """
