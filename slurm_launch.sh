@@ -238,7 +238,7 @@ done >"$dir/tasks-$submission.txt"
 
 job_script() {  # $1: first task of this array, $2: its last index
     echo '#!/usr/bin/env bash'
-    printf '#SBATCH %s\n' "--job-name=$name" "--array=0-$2${limit:+%$limit}" "--output=\"$dir/task-%A_%a.log\"" \
+    printf '#SBATCH %s\n' "--job-name=$name" "--array=0-$2${limit:+%$limit}" "--output=\"${real:-$dir}/task-%A_%a.log\"" \
         --open-mode=append --requeue --signal=B:USR1@120 ${headers[@]+"${headers[@]}"}
     printf 'root=%q dir=%q submission=%s first=%s\n' "$root" "${real:-$dir}" "$submission" "$1"
     cat <<'JOB'

@@ -2,7 +2,8 @@
 
     python -m common.datasets --env drawer-open-v2 --episodes 100 --noise 1.0 --seed 0
 
-builds a MetaWorld dataset by hand; a training run builds, or downloads, the default one itself where it is missing.
+builds a MetaWorld dataset by hand, or downloads a robomimic or D4RL one and its human preferences (--env lift-ph); a
+training run does that itself where they are missing.
 
 MetaWorld follows the protocol of IPL (Hejna & Sadigh 2023, appendix): `episodes` each of four kinds, all in the target
 environment with hidden goal: *expert* (scripted policy of the task and its goal), *within* (the same policy, acting for
@@ -588,10 +589,10 @@ def read_d4rl(path: Path, env: str) -> Transitions:
 # ---------------------------------------------------------------- command line
 @dataclass
 class BuildArgs:
-    """Build a MetaWorld dataset and print what is in it."""
+    """Build a MetaWorld dataset, or download another's with its human preferences, and print what is in them."""
 
     env: str = "drawer-open-v2"
-    """MetaWorld task"""
+    """environment; what follows, but for the folder, is of MetaWorld"""
     episodes: int = 100
     """episodes of each kind: expert, within (another goal), random, cross (another task)"""
     noise: float = 1.0
@@ -607,18 +608,23 @@ class BuildArgs:
 
 
 def main(args: BuildArgs) -> Path:
-    """Build the dataset if it is missing; print success rate, length and return of each kind of episode."""
-    if resolve(args.env)[0] != "metaworld":
-        raise InputError(f"--env {args.env}: is downloaded, not built; a training run does that itself")
+    """Build or download what is missing; print success rate, length and return of each kind of MetaWorld episode."""
+    suite, env = resolve(args.env)
     for name, low in (("episodes", 1), ("noise", 0), ("seed", 0), ("pairs", 1), ("workers", 0)):
         if not getattr(args, name) >= low:
             raise InputError(f"--{name} {getattr(args, name)}: must be at least {low}")
+    if env in HUMAN_FILES:
+        path = ensure_human(env, args.data_dir)
+        print(f"{path}: {len(read_preferences(path, env).label)} pairs")
     workers = Workers(args.workers or available_cpus())
     try:
-        path = ensure(args.env, args.data_dir, workers, args.episodes, args.noise, args.seed, args.pairs)
+        path = ensure(env, args.data_dir, workers, args.episodes, args.noise, args.seed, args.pairs)
     finally:
         workers.close()
-    arrays = read_rows(path, resolve(args.env)[1])
+    if suite != "metaworld":
+        print(f"{path}: {len(read_transitions(path, env).obs)} transitions")
+        return path
+    arrays = read_rows(path, env)
     print(f"{path}\n{'kind':8} episodes  success  length   return")
     for k, kind in enumerate(KINDS):
         chosen = np.flatnonzero(arrays["episodes/kind"] == k)

@@ -3,7 +3,8 @@
     python -m common.report runs                                    # all runs below runs/, into report/
     python -m common.report runs/ablations --filter env=drawer-open-v2 --x wall-clock
 
-Writes tables.md, tables.tex, curves.png and .pdf and, where runs differ in their number of pairs, scaling.png and .pdf.
+Writes tables.md, tables.tex, curves.png, .pdf and .csv and, where runs differ in their number of pairs, scaling.png and
+.pdf.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import fnmatch
+import glob
 import json
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from common.runs import INCIDENTAL, parse_args, user_errors
 
 NAMES = {"success": "success, %", "score": "D4RL score", "return_mean": "return"}  # of the metrics
 SCALE = {"success": 100.0}  # shown in percent
+METHODS = ("ipl_iql", "mr_iql", "ipl_awac", "ipl_xql", "pt_iql", "iql")  # each looks the same in all pictures
 # Okabe and Ito's colours, told apart by the colour-blind; line styles and markers tell them apart in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 STYLES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -40,8 +43,8 @@ class ReportArgs:
     """folders of runs, or folders that hold some"""
     out: Path = Path("report")
     """folder to write to"""
-    filter: tuple[str, ...] = ()
-    """keep runs with ARGUMENT=PATTERN, e.g. env=drawer-* algorithm=ipl_iql num_preferences=500"""
+    filter: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    """keep runs with ARGUMENT=PATTERN, e.g. 'env=drawer-*' algorithm=ipl_iql num_preferences=500"""
     x: str = "step"
     """x-axis of the curves: step, wall-clock (data, training and evaluation of the process, with all seeds that it
     trained at once), or pairs (no curves, last values against the number of pairs)"""
@@ -58,9 +61,11 @@ class Seed:
     folder: Path
     args: dict  # of config.json, with `algorithm`; `preferences`, `dataset`: the files' fingerprints
     step: np.ndarray  # (K,) of the evaluations
-    value: np.ndarray  # (K,) the metric
+    value: np.ndarray  # (K,) the metric, in percent where it is the success
     seconds: np.ndarray  # (K,) wall-clock, NaN where time.csv does not say
     metric: str
+    episodes: int  # of the last evaluation
+    commit: str  # of the code; with a + where files were changed
 
     @property
     def finished(self) -> bool:
@@ -73,8 +78,10 @@ def read_seed(folder: Path, metric: str) -> Seed:
     config = json.loads((folder / "config.json").read_text())
     data = {name: config.get("dataset_fingerprint", {}).get(name) for name in ("preferences", "dataset")}
     args = {**config["args"], **data, "algorithm": config["algorithm"]}
-    for name in ("env", "seed", "num_preferences", "total_steps"):
-        args[name]  # KeyError
+    for kind, names in ((str, ("algorithm", "env")), (int, ("seed", "num_preferences", "total_steps"))):
+        for name in names:
+            if not isinstance(args[name], kind):
+                raise ValueError(f"{name} is {args[name]!r}")
     with open(folder / "eval.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if None not in row.values()]
     if not rows:
@@ -83,14 +90,17 @@ def read_seed(folder: Path, metric: str) -> Seed:
     rows = [row for row in rows if row[metric]]
     if not rows:
         raise ValueError(f"eval.csv has no {metric}")
-    seconds = {}
-    if (folder / "time.csv").exists():
-        with open(folder / "time.csv", newline="") as file:
-            for row in csv.DictReader(file):
-                seconds[int(row["step"])] = sum(float(v or 0) for k, v in row.items() if k and k.startswith("time/"))
     step = np.array([int(row["step"]) for row in rows])
     value = np.array([float(row[metric]) for row in rows]) * SCALE.get(metric, 1.0)
-    return Seed(folder, args, step, value, np.array([seconds.get(s, np.nan) for s in step]), metric)
+    if not np.isfinite(value).all():
+        raise ValueError(f"eval.csv holds a {metric} that is not finite")
+    seconds = {}
+    with contextlib.suppress(OSError, ValueError, KeyError, csv.Error), open(folder / "time.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            seconds[int(row["step"])] = sum(float(v or 0) for k, v in row.items() if k and k.startswith("time/"))
+    commit = str(config.get("git_commit"))[:7] + ("+" if config.get("git_dirty") else "")
+    seconds = np.array([seconds.get(s, np.nan) for s in step])
+    return Seed(folder, args, step, value, seconds, metric, int(rows[-1]["episodes"]), commit)
 
 
 def read_seeds(args: ReportArgs) -> list[Seed]:
@@ -99,14 +109,17 @@ def read_seeds(args: ReportArgs) -> list[Seed]:
     Raises:
         InputError: there is nothing to report.
     """
-    folders: list[Path] = []
+    folders: dict[Path, Path] = {}  # where a folder is -> by which name it was found
     for path in args.runs:
         if not path.is_dir():
             print(f"warning: {path}: no such folder", file=sys.stderr)
-        found = {file.parent for name in ("config.json", "eval.csv") for file in path.rglob(name)}
-        folders += sorted(folder for folder in found if not {"wandb", "videos"} & set(folder.relative_to(path).parts))
+        for name in ("config.json", "eval.csv"):
+            for found in glob.glob(f"{glob.escape(str(path))}/**/{name}", recursive=True):  # follows links
+                folder = Path(found).parent
+                if not {"wandb", "videos"} & set(folder.relative_to(path).parts):
+                    folders.setdefault(folder.resolve(), folder)
     seeds = []
-    for folder in dict.fromkeys(folders):
+    for folder in sorted(folders.values()):
         try:
             seeds.append(read_seed(folder, args.metric))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
@@ -114,41 +127,60 @@ def read_seeds(args: ReportArgs) -> list[Seed]:
     if not seeds:
         where = " ".join(map(str, args.runs))
         raise InputError(f"{where}: no run to report; a run's folder holds config.json, eval.csv")
-    for part in args.filter:
+    for part in [part for parts in args.filter for part in parts]:
         name, _, pattern = part.partition("=")
         name = name.replace("-", "_")
         if not any(name in seed.args for seed in seeds):
             raise InputError(f"--filter {part}: no run has an argument {name}")
-        values = [str(seed.args.get(name)) for seed in seeds]
+        values = [words(seed.args.get(name)) for seed in seeds]
         seeds = [seed for seed, value in zip(seeds, values, strict=True)
-                 if value == pattern or fnmatch.fnmatchcase(value, pattern)]  # fmt: skip
+                 if pattern.lower() == value.lower() or fnmatch.fnmatchcase(value, pattern)]  # fmt: skip
         if not seeds:
             raise InputError(f"--filter {part}: no run is left; there are {', '.join(sorted(set(values)))}")
     return seeds
 
 
+def words(value) -> str:
+    """An argument's value as tables and filters have it: 3 for 3.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def suite(env: str) -> str:
+    """The suite of an environment, or its own name where this code does not know it."""
+    with contextlib.suppress(InputError):
+        return resolve(env)[0]
+    return env
+
+
 def group(seeds: list[Seed]) -> dict[tuple[str, int, str], list[Seed]]:
-    """(environment, pairs, method) -> its seeds. Other arguments in which runs of one method differ join its name."""
+    """(environment, pairs, method) -> its seeds. Other arguments in which runs of one method differ join its name, on
+    all tasks of a suite if on one of them, so that a method has one name there."""
     usual = {"env", "seed", "algorithm", "num_preferences", "eval_every", "eval_episodes", "log_every",
              *INCIDENTAL} - {"preferences", "dataset"}  # fmt: skip
     values: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for seed in seeds:
         for name, value in seed.args.items():
-            if value is not None:  # a fingerprint of what was not read
+            if name not in usual and value is not None:  # None: the fingerprint of what was not read
                 values[seed.args["algorithm"], seed.args["env"], name].add(json.dumps(value))
+    varied = {key for key, found in values.items() if len(found) > 1}
+    varied |= {(method, suite(env), name) for method, env, name in varied if name not in ("preferences", "dataset")}
     groups = defaultdict(list)
     for seed in sorted(seeds, key=lambda seed: (seed.args["seed"], -seed.step[-1])):  # of twins the one that went on
         method, env = seed.args["algorithm"], seed.args["env"]
-        own = [f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
-               for name, value in sorted(seed.args.items())
-               if name not in usual and len(values[method, env, name]) > 1]  # fmt: skip
+        own = [f"{name}={words(value)}" for name, value in sorted(seed.args.items())
+               if {(method, env, name), (method, suite(env), name)} & varied]  # fmt: skip
         key = env, seed.args["num_preferences"], " ".join([method, *own])
         twin = next((other for other in groups[key] if other.args["seed"] == seed.args["seed"]), None)
         if twin:
             print(f"warning: {seed.folder}: skipped, the same seed and arguments as {twin.folder}", file=sys.stderr)
         else:
             groups[key].append(seed)
-    return dict(sorted(groups.items()))
+    return dict(sorted(groups.items(), key=lambda item: (*item[0][:2], rank(item[0][2]))))
+
+
+def rank(method: str) -> tuple[int, str]:
+    """Sorts METHODS first, in their order."""
+    return METHODS.index(method) if method in METHODS else len(METHODS), method
 
 
 # ---------------------------------------------------------------- tables
@@ -158,12 +190,16 @@ def cell(values: np.ndarray) -> str:
     return f"{values.mean():.1f}" + (f" [{low:.1f}, {high:.1f}]" if len(values) > 1 else "")
 
 
+def unfinished(seeds: list[Seed]) -> str:
+    return "" if all(seed.finished for seed in seeds) else " (unfinished)"
+
+
 def main_table(groups: dict) -> list[list[str]]:
     """One row a group: the last evaluation of its seeds, and the best of each."""
     rows = [["task", "pairs", "method", "seeds", "steps", "metric", "last evaluation", "best evaluation"]]
     for (env, pairs, method), seeds in groups.items():
         steps = sorted({int(seed.step[-1]) for seed in seeds})
-        mark = "" if all(seed.finished for seed in seeds) else " (unfinished)"
+        mark = unfinished(seeds)
         span = str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"
         last, best = (np.array([choose(seed.value) for seed in seeds]) for choose in (lambda v: v[-1], np.max))
         rows.append([env, str(pairs or "all"), method, str(len(seeds)), span + mark,
@@ -173,55 +209,79 @@ def main_table(groups: dict) -> list[list[str]]:
 
 def iqm_table(groups: dict) -> list[list[str]]:
     """Interquartile mean over tasks and seeds by rliable, of methods that ran on more than one task of a suite."""
-    by_method = defaultdict(dict)
+    found = defaultdict(lambda: defaultdict(dict))
     for (env, pairs, method), seeds in groups.items():
-        with contextlib.suppress(InputError):  # an environment that this code does not know
-            by_method[method, pairs, seeds[0].metric, resolve(env)[0]][env] = [seed.value[-1] for seed in seeds]
+        found[suite(env), seeds[0].metric, pairs][method][env] = seeds
     rows = [["method", "pairs", "metric", "tasks", "seeds", "interquartile mean, last evaluation"]]
-    for (method, pairs, metric, _), tasks in sorted(by_method.items()):
-        if len(tasks) < 2:
-            continue
-        count = min(map(len, tasks.values()))
-        if count < max(map(len, tasks.values())):
-            print(f"warning: {method}, {pairs} pairs: interquartile mean of the first {count} seeds of each task, "
-                  "some have more", file=sys.stderr)  # fmt: skip
-        import warnings
-
-        with warnings.catch_warnings(action="ignore"):
-            from rliable import library, metrics
-
-            scores = {method: np.array([values[:count] for values in tasks.values()]).T}  # (seeds, tasks)
-            np.random.seed(0)  # rliable's bootstrap draws from numpy's global state
-            point, span = library.get_interval_estimates(
-                scores, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=2000
-            )
-        low, high = span[method].ravel()
-        rows.append([method, str(pairs or "all"), NAMES[metric], str(len(tasks)), str(count),
-                     f"{point[method][0]:.1f}" + (f" [{low:.1f}, {high:.1f}]" if count > 1 else "")])  # fmt: skip
+    for (_, metric, pairs), methods in sorted(found.items()):
+        methods = {method: tasks for method, tasks in methods.items() if len(tasks) > 1}
+        same = len({frozenset(tasks) for tasks in methods.values()}) < 2
+        if not same:
+            print(f"warning: {pairs or 'all'} pairs: interquartile means of different tasks; compare none of them "
+                  "(--filter takes the tasks in common)", file=sys.stderr)  # fmt: skip
+        for method, tasks in methods.items():
+            count = min(map(len, tasks.values()))
+            if count < max(map(len, tasks.values())):
+                print(f"warning: {method}, {pairs} pairs: interquartile mean of the first {count} seeds of each task, "
+                      "some have more", file=sys.stderr)  # fmt: skip
+            point, low, high = interquartile_mean([[seed.value[-1] for seed in seeds[:count]]
+                                                   for seeds in tasks.values()])  # fmt: skip
+            mark = unfinished([seed for seeds in tasks.values() for seed in seeds])
+            rows.append([method + mark, str(pairs or "all"), NAMES[metric],
+                         str(len(tasks)) if same else f"{len(tasks)}: {', '.join(tasks)}", str(count),
+                         f"{point:.1f}" + (f" [{low:.1f}, {high:.1f}]" if count > 1 else "")])  # fmt: skip
     return rows
+
+
+def interquartile_mean(scores: list[list[float]]) -> tuple[float, float, float]:
+    """Interquartile mean of (tasks, seeds) and its 95 % interval, by rliable's bootstrap of each task's seeds."""
+    import warnings
+
+    with warnings.catch_warnings(action="ignore"):
+        from rliable import library, metrics
+
+        np.random.seed(0)  # rliable's bootstrap draws from numpy's global state
+        point, span = library.get_interval_estimates(
+            {"": np.array(scores).T}, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=2000
+        )
+    return point[""][0], *span[""].ravel()
 
 
 def ablation_table(seeds: list[Seed]) -> list[list[str]]:
-    """Mean of the last evaluation by the value of each argument that varies, over runs alike in all the others."""
-    rows, skip = [["argument", "value", "runs", "mean of last evaluations"]], {"seed", "env", "algorithm", *INCIDENTAL}
+    """Mean score by the value of each argument that varies: over the settings of all other arguments, tasks and methods
+    in which every value of it was run, each setting with the mean of its seeds."""
+    rows = [["argument", "value", "settings", "runs", "mean of last evaluations"]]
+    skip = {"seed", *INCIDENTAL} - {"preferences", "dataset"}
     if len({seed.metric for seed in seeds}) > 1:
         return rows
-    for name in sorted({name for seed in seeds for name in seed.args} - skip):
-        alike: dict[str, dict] = defaultdict(lambda: defaultdict(list))  # all other arguments -> value -> results
+    for name in sorted({name for seed in seeds for name in seed.args} - skip - {"env", "algorithm"}):
+        settings: dict[str, dict] = defaultdict(lambda: defaultdict(list))  # all other arguments -> value -> results
         for seed in seeds:
             if name in seed.args:
-                rest = {k: v for k, v in seed.args.items() if k not in skip - {"env", "algorithm"} | {name}}
-                alike[json.dumps(rest, sort_keys=True)][json.dumps(seed.args[name])].append(seed.value[-1])
-        by_value = defaultdict(list)
-        for results in alike.values():
-            if len(results) > 1:  # else there is nothing to compare with
-                for value, found in results.items():
-                    by_value[value] += found
-        numbers = {value: json.loads(value) for value in by_value}
-        for value in sorted(numbers, key=lambda v: (0, numbers[v]) if isinstance(numbers[v], float | int) else (1, v)):
-            found = by_value[value]
-            rows.append([name, value.strip('"'), str(len(found)), f"{np.mean(found):.1f}"])
+                rest = {k: v for k, v in seed.args.items() if k not in skip | {name}}
+                settings[json.dumps(rest, sort_keys=True)][json.dumps(seed.args[name])].append(seed.value[-1])
+        settings = {rest: results for rest, results in settings.items() if len(results) > 1}  # else nothing to compare
+        values = {value: json.loads(value) for results in settings.values() for value in results}
+        whole = [results for results in settings.values() if len(results) == len(values)]
+        if len(whole) < len(settings):
+            print(f"warning: {name}: {len(settings) - len(whole)} of {len(settings)} settings lack some of its values "
+                  "and are not in the table of arguments", file=sys.stderr)  # fmt: skip
+        for value in sorted(values, key=lambda v: (0, values[v]) if isinstance(values[v], float | int) else (1, v)):
+            found = [results[value] for results in whole]
+            if found:
+                rows.append([name, value.strip('"'), str(len(found)), str(sum(map(len, found))),
+                             f"{np.mean([np.mean(scores) for scores in found]):.1f}"])  # fmt: skip
     return rows
+
+
+def note(seeds: list[Seed]) -> str:
+    """What the numbers are, and the code that made them."""
+    commits, episodes = Counter(seed.commit for seed in seeds), sorted({seed.episodes for seed in seeds})
+    code = ", ".join(f"{commit.removesuffix('+')} ({count} runs{', files changed' if commit[-1] == '+' else ''})"
+                     for commit, count in sorted(commits.items()))  # fmt: skip
+    return ("Mean and 95 % bootstrap interval over seeds; that of 3 seeds spans the lowest to the highest and holds "
+            "the true mean 3 times in 4. Last: at the last step. Best: each seed's best evaluation, biased upwards. "
+            f"Episodes of an evaluation: {', '.join(map(str, episodes))}. Code: {code}.")  # fmt: skip
 
 
 def markdown(rows: list[list[str]]) -> str:
@@ -249,23 +309,25 @@ def new_figure(panels: int):
 
     pyplot.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
                             "grid.alpha": 0.3, "pdf.fonttype": 42})  # fmt: skip
-    columns = min(panels, 4)
+    columns = min(panels, 3)
     lines = -(-panels // columns)
-    figure, axes = pyplot.subplots(lines, columns, figsize=(3.2 * columns, 2.7 * lines), squeeze=False)
+    figure, axes = pyplot.subplots(lines, columns, figsize=(2.7 * columns, 2.4 * lines), squeeze=False)
     for axis in axes.flat[panels:]:
         axis.set_visible(False)
     return figure, list(axes.flat[:panels])
 
 
-def look(methods: list[str]) -> dict[str, dict]:
+def look(groups: dict) -> dict[str, dict]:
     """The colour, line style and marker of each method, no two alike among 32."""
+    others = sorted({method for *_, method in groups} - set(METHODS))
     return {method: {"color": COLOURS[i % 8], "linestyle": STYLES[(i + i // 8) % 4], "marker": MARKERS[i % 8]}
-            for i, method in enumerate(methods)}  # fmt: skip
+            for i, method in enumerate([*METHODS, *others])}  # fmt: skip
 
 
 def save_figure(figure, axes, out: Path, name: str) -> list[Path]:
     """Write NAME.png and .pdf, with one legend below all panels."""
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    handles = {label: handles[label] for label in sorted(handles, key=rank)}
     width, height = figure.get_size_inches()
     columns = int(width / (0.6 + 0.08 * max(map(len, handles), default=1)))  # inches of a line and of a letter
     columns = max(1, min(columns, len(handles)))
@@ -279,39 +341,61 @@ def save_figure(figure, axes, out: Path, name: str) -> list[Path]:
     return paths
 
 
-def warn(seed: Seed, what: str) -> None:
-    print(f"warning: {seed.folder}: {what}", file=sys.stderr)
+def curve(method: str, seeds: list[Seed], x: str) -> np.ndarray:
+    """(K, 4) x, mean over seeds, low and high end of its 95 % interval, at the steps that all seeds have."""
+
+    def warn(seed: Seed, what: str) -> None:
+        print(f"warning: {seed.folder}: {what}", file=sys.stderr)
+
+    if x == "wall-clock":
+        seeds = [seed for seed in seeds if np.isfinite(seed.seconds).all() or warn(seed, "no time.csv, left out")]
+    last = max((seed.step[-1] for seed in seeds), default=0)
+    for seed in seeds:
+        if seed.step[-1] < last:
+            warn(seed, f"ends at step {seed.step[-1]}, and so does the curve of {method}")
+    steps = sorted(set.intersection(*(set(seed.step) for seed in seeds))) if seeds else []
+    rows = []
+    for step in steps:
+        at = [float(step if x == "step" else seed.seconds[seed.step == step][0]) for seed in seeds]
+        values = np.array([seed.value[seed.step == step][0] for seed in seeds])
+        rows.append((np.mean(at), values.mean(), *bootstrap(values)))
+    return np.array(rows).reshape(-1, 4)
+
+
+def percent(axis, metric: str) -> None:
+    axis.set_ylabel(NAMES[metric])
+    if metric in SCALE:
+        axis.set_ylim(-4, 104)
 
 
 def curves(groups: dict, x: str, out: Path) -> list[Path]:
-    """Mean over seeds with its 95 % interval, a panel for each task and number of pairs."""
-    panels = sorted({(env, pairs) for env, pairs, _ in groups})
-    styles = look(sorted({method for *_, method in groups}))
+    """Mean over seeds with its 95 % interval, a panel for each task and number of pairs; and the numbers as CSV."""
+    found = {key: line for key, seeds in groups.items() if len(line := curve(key[2], seeds, x))}
+    panels, styles, label = list(dict.fromkeys(key[:2] for key in found)), look(groups), "updates"
+    if x == "wall-clock":
+        label = "wall-clock of the process, s"
     figure, axes = new_figure(len(panels))
     for axis, (env, pairs) in zip(axes, panels, strict=True):
-        for (e, p, method), seeds in groups.items():
-            if (e, p) != (env, pairs):
-                continue
-            if x == "wall-clock":
-                seeds = [seed for seed in seeds if np.isfinite(seed.seconds).all() or warn(seed, "no time.csv")]
-            last = max((seed.step[-1] for seed in seeds), default=0)
-            for seed in seeds:
-                if seed.step[-1] < last:
-                    warn(seed, f"ends at step {seed.step[-1]}, and so does the curve of {method}")
-            steps = sorted(set.intersection(*(set(seed.step) for seed in seeds))) if seeds else []
-            if not steps:
-                continue
-            values = np.stack([seed.value[np.isin(seed.step, steps)] for seed in seeds])  # (seeds, K)
-            at = np.array(steps, dtype=float)
-            if x == "wall-clock":
-                at = np.mean([seed.seconds[np.isin(seed.step, steps)] for seed in seeds], 0)
-            axis.plot(at, values.mean(0), label=method, markersize=3.5, linewidth=1.4, **styles[method])
-            low, high = np.array([bootstrap(column) for column in values.T]).T
-            axis.fill_between(at, low, high, color=styles[method]["color"], alpha=0.15, linewidth=0)
-            axis.set_ylabel(NAMES[seeds[0].metric])
-        axis.set_title(f"{env}, {pairs or 'all'} pairs", fontsize=9)
-        axis.set_xlabel("updates" if x == "step" else "wall-clock of the process, s")
-    return save_figure(figure, axes, out, "curves")
+        mark = ""
+        for (*panel, method), line in found.items():
+            if (env, pairs) == tuple(panel):
+                seeds, style = groups[env, pairs, method], styles[method]
+                mark = mark or unfinished(seeds)
+                at, mean, low, high = line.T
+                axis.plot(at, mean, label=method, markersize=3.5, linewidth=1.4, **style)
+                axis.fill_between(at, low, high, color=style["color"], alpha=0.15, linewidth=0)
+                for edge in (low, high):  # tells bands apart in grey
+                    axis.plot(at, edge, color=style["color"], linestyle=style["linestyle"], linewidth=0.4)
+                percent(axis, seeds[0].metric)
+        axis.set_title(f"{env}, {pairs or 'all'} pairs{mark}", fontsize=8)
+        axis.set_xlabel(label)
+        axis.locator_params(axis="x", nbins=4)
+    with open(out / "curves.csv", "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["task", "pairs", "method", "updates" if x == "step" else "seconds", "mean", "low", "high"])
+        for key, line in found.items():
+            writer.writerows([*key, *(f"{number:.6g}" for number in row)] for row in line)
+    return [out / "curves.csv", *save_figure(figure, axes, out, "curves")]
 
 
 def by_pairs(groups: dict) -> dict[str, dict[str, dict[int, np.ndarray]]]:
@@ -325,22 +409,22 @@ def by_pairs(groups: dict) -> dict[str, dict[str, dict[int, np.ndarray]]]:
 
 def scaling(groups: dict, out: Path) -> list[Path]:
     """The last evaluation against the number of pairs, a panel for each task."""
-    tasks = by_pairs(groups)
-    styles = look(sorted({method for *_, method in groups}))
+    tasks, styles = by_pairs(groups), look(groups)
     figure, axes = new_figure(len(tasks))
     for axis, (env, methods) in zip(axes, tasks.items(), strict=True):
-        for method, results in methods.items():
-            pairs, means = sorted(results), np.array([results[p].mean() for p in sorted(results)])
+        for i, (method, results) in enumerate(methods.items()):
+            pairs, means = np.array(sorted(results)), np.array([results[p].mean() for p in sorted(results)])
             low, high = np.array([bootstrap(results[p]) for p in pairs]).T
-            axis.errorbar(pairs, means, yerr=(means - low, high - means), label=method, markersize=4, capsize=2,
+            beside = pairs * 2 ** (0.08 * (i - (len(methods) - 1) / 2))  # else the intervals hide one another
+            axis.errorbar(beside, means, yerr=(means - low, high - means), label=method, markersize=4, capsize=2,
                           linewidth=1.4, **styles[method])  # fmt: skip
         axis.set_xscale("log", base=2)
         ticks = sorted({p for results in methods.values() for p in results})
         axis.set_xticks(ticks, [str(p) for p in ticks])
         axis.minorticks_off()
-        axis.set_title(env, fontsize=9)
+        axis.set_title(env, fontsize=8)
         axis.set_xlabel("pairs")
-        axis.set_ylabel(NAMES[next(seeds for (e, *_), seeds in groups.items() if e == env)[0].metric])
+        percent(axis, next(seeds for (e, *_), seeds in groups.items() if e == env)[0].metric)
     return save_figure(figure, axes, out, "scaling")
 
 
@@ -350,36 +434,40 @@ def main(args: ReportArgs) -> list[Path]:
         raise InputError(f"--x {args.x}: must be step, wall-clock or pairs")
     if args.metric not in ("", *NAMES):
         raise InputError(f"--metric {args.metric}: must be one of {', '.join(NAMES)}")
-    for part in args.filter:
+    for part in [part for parts in args.filter for part in parts]:
         if "=" not in part:
             raise InputError(f"--filter {part}: must be ARGUMENT=PATTERN")
-    seeds = read_seeds(args)
-    groups = group(seeds)
-    if args.x == "pairs" and not by_pairs(groups):
-        raise InputError("--x pairs: no task has runs with more than one number of pairs")
-    seeds = [seed for seeds in groups.values() for seed in seeds]
-    tables = [("", main_table(groups)), ("Interquartile mean over tasks", iqm_table(groups)),
-              ("By the value of an argument, all others alike", ablation_table(seeds))]  # fmt: skip
-    tables = [(title, rows) for title, rows in tables if len(rows) > 1]
-    note = "Mean and 95 % bootstrap interval over seeds. Last: at the last step. Best: each seed's best evaluation."
+    if args.into and not Path(args.into).is_file():
+        raise InputError(f"--into {args.into}: no such file")
     begin, end = "<!-- report -->", "<!-- end of report -->"
     document = Path(args.into).read_text() if args.into else ""
     if args.into and not 0 <= document.find(begin) < document.find(end):
         raise InputError(f"--into {args.into}: has no lines {begin} and {end}")
-    args.out.mkdir(parents=True, exist_ok=True)
+    groups = group(read_seeds(args))
+    seeds = [seed for seeds in groups.values() for seed in seeds]
+    if args.x == "pairs" and not by_pairs(groups):
+        raise InputError("--x pairs: no task has runs with more than one number of pairs")
+    if args.x == "wall-clock" and not any(np.isfinite(seed.seconds).all() for seed in seeds):
+        raise InputError("--x wall-clock: no run has a time.csv")
+    tables = [("", main_table(groups)), ("Interquartile mean over tasks and seeds", iqm_table(groups)),
+              ("By the value of an argument, all others alike", ablation_table(seeds))]  # fmt: skip
+    tables = [(title, rows) for title, rows in tables if len(rows) > 1]
     text = "\n\n".join((f"{title}:\n\n" if title else "") + markdown(rows) for title, rows in tables)
-    (args.out / "tables.md").write_text(f"{text}\n\n{note}\n")
-    (args.out / "tables.tex").write_text("\n\n".join(latex(rows) for _, rows in tables) + f"\n% {note}\n")
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in ("curves.png", "curves.pdf", "curves.csv", "scaling.png", "scaling.pdf"):
+        (args.out / name).unlink(missing_ok=True)  # of an earlier report
+    (args.out / "tables.md").write_text(f"{text}\n\n{note(seeds)}\n")
+    (args.out / "tables.tex").write_text("\n\n".join(latex(rows) for _, rows in tables) + f"\n% {note(seeds)}\n")
     paths = [args.out / "tables.md", args.out / "tables.tex"]
     if args.into:
         before, _, rest = document.partition(begin)
         with atomic(Path(args.into)) as partial:
-            partial.write_text(f"{before}{begin}\n\n{text}\n\n{note}\n\n{end}{rest.partition(end)[2]}")
+            partial.write_text(f"{before}{begin}\n\n{text}\n\n{note(seeds)}\n\n{end}{rest.partition(end)[2]}")
     if args.x != "pairs":
         paths += curves(groups, args.x, args.out)
     if by_pairs(groups):
         paths += scaling(groups, args.out)
-    print(f"{text}\n\n{note}\n" + "\n".join(map(str, paths)))
+    print(f"{text}\n\n{note(seeds)}\n" + "\n".join(map(str, paths)))
     return paths
 
 

@@ -167,6 +167,7 @@ def test_dry_run_shows_the_job_and_submits_nothing(house):
                          "--cpus", 4, "--mem", "16G", "--limit", 3, "--job-name", "j")  # fmt: skip
     for line in ("--array=0-2%3", "--gres=gpu:1080ti:1", "--cpus-per-task=4", "--mem=16G", "--job-name=j", "--requeue"):
         assert f"#SBATCH {line}\n" in shown
+    assert f'--output="{house.folder}/slurm_logs/j/task-%A_%a.log"' in shown
     assert "# task 2: echo 4" in shown and not (house.folder / "slurm_logs").exists()
     split = house.launch([f"echo {i}" for i in range(5)], "--dry-run", "--jobs-per-instance", 2, "--remainder", "split")
     assert re.findall(r"# task (\d): echo", split) == ["0", "0", "0", "1", "1"]

@@ -78,7 +78,7 @@ def test_report_is_the_same_every_time(runs, tmp_path):
         call = [sys.executable, "-m", "common.report", str(runs), "--out", str(tmp_path / name)]
         assert subprocess.run(call, cwd=REPOSITORY, capture_output=True).returncode == 0
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == ["curves.pdf", "curves.png", "scaling.pdf", "scaling.png", "tables.md", "tables.tex"]
+    assert names == ["curves.csv", "curves.pdf", "curves.png", "scaling.pdf", "scaling.png", "tables.md", "tables.tex"]
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         assert (tmp_path / "a" / name).stat().st_size > 200
@@ -95,7 +95,7 @@ def test_published_results_are_what_the_report_makes_of_them(tmp_path):
     assert page.read_text() == (REPOSITORY / "README.md").read_text()
     assert sorted(path.name for path in published.iterdir()) == sorted(p.name for p in (tmp_path / "report").iterdir())
     for path in (tmp_path / "report").iterdir():
-        if path.suffix in (".md", ".tex"):
+        if path.suffix in (".md", ".tex", ".csv"):
             assert path.read_bytes() == (published / path.name).read_bytes()
         if path.suffix == ".png":
             new, old = (imageio.imread(file).astype(float) / 255 for file in (path, published / path.name))
@@ -104,10 +104,10 @@ def test_published_results_are_what_the_report_makes_of_them(tmp_path):
 
 def test_tables_go_into_a_document(runs, tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- report -->\nold\n<!-- end of report -->\nafter\n<!-- end of report -->\n")
+    page.write_text("before\n<!-- report -->\nstale\n<!-- end of report -->\nafter\n<!-- end of report -->\n")
     report.main(ReportArgs((runs,), tmp_path / "out", into=str(page)))
     text = page.read_text()
-    assert text.startswith("before\n<!-- report -->\n\n| task |") and "old" not in text
+    assert text.startswith("before\n<!-- report -->\n\n| task |") and "stale" not in text
     assert text.endswith("\n<!-- end of report -->\nafter\n<!-- end of report -->\n")
     page.write_text("nothing here")
     with pytest.raises(InputError, match="has no lines"):
@@ -116,7 +116,7 @@ def test_tables_go_into_a_document(runs, tmp_path):
 
 
 def test_filters_axes_and_metrics(runs, tmp_path, capsys):
-    wanted = ("env=drawer-*", "num-preferences=500")
+    wanted = (("env=drawer-*",), ("num-preferences=500", "beta=0.5", "total_steps=2*"))  # given in two flags
     report.main(ReportArgs((runs,), tmp_path / "o", wanted, "wall-clock", "return_mean"))
     table = rows_of(capsys.readouterr().out)
     assert {row[0] for row in table if row[0].endswith("-v2")} == {"drawer-open-v2"}
@@ -124,6 +124,19 @@ def test_filters_axes_and_metrics(runs, tmp_path, capsys):
     assert mine[5] == "return" and mine[6].startswith("40.0")
     report.main(ReportArgs((runs,), tmp_path / "p", (), "pairs"))
     assert not (tmp_path / "p/curves.png").exists() and (tmp_path / "p/scaling.pdf").exists()
+    report.main(ReportArgs((runs,), tmp_path / "p", wanted))  # no picture of an earlier report stays
+    assert (tmp_path / "p/curves.png").exists() and not (tmp_path / "p/scaling.pdf").exists()
+    assert (tmp_path / "p/curves.csv").read_text().splitlines()[:3] == [
+        "task,pairs,method,updates,mean,low,high", "drawer-open-v2,500,ipl_iql,0,0,0,0",
+        "drawer-open-v2,500,ipl_iql,10,100,100,100"]  # fmt: skip
+    call = [sys.executable, "-m", "common.report", str(runs), "--filter", "env=hopper*", "--filter", "seed=1", "seed=?"]
+    done = subprocess.run([*call, "--out", tmp_path / "q"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert "| hopper-medium-expert-v2 | 100 | ipl_iql | 1 |" in done.stdout and "drawer" not in done.stdout
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/runs").symlink_to(runs)
+    report.main(ReportArgs((tmp_path / "linked", runs), tmp_path / "r", wanted))
+    said = capsys.readouterr()
+    assert "| drawer-open-v2 | 500 | ipl_iql | 3 |" in said.out and not said.err
 
 
 def test_ablation_and_unfinished_runs(tmp_path, capsys):
@@ -140,7 +153,10 @@ def test_ablation_and_unfinished_runs(tmp_path, capsys):
     report.main(ReportArgs((base,), tmp_path / "out"))
     again = capsys.readouterr()
     assert again.out == said and again.err.count("same seed and arguments") == 4
-    assert "| beta | 0.1 | 2 | 20.0 |" in said and "| beta | 1.0 | 2 | 65.0 |" in said
+    assert "| beta | 0.1 | 1 | 2 | 20.0 |" in said and "| beta | 1.0 | 1 | 2 | 65.0 |" in said
+    write_run(base, "ipl_iql", "sweep-into-v2", 500, 1, [0.0, 0.1, 0.4], beta=1.0)
+    report.main(ReportArgs((base,), tmp_path / "out"))
+    assert "| ipl_iql beta=1 (unfinished) | 500 | success, % | 2 | 1 |" in capsys.readouterr().out
 
 
 def test_ablations_compare_what_is_alike(tmp_path):
@@ -151,8 +167,30 @@ def test_ablations_compare_what_is_alike(tmp_path):
     write_run(base, "iql", "drawer-open-v2", 500, 1, [0.0, 1.0], tau=0.1)  # has no alpha
     report.main(ReportArgs((base,), tmp_path / "out"))
     found = [row for row in rows_of((tmp_path / "out/tables.md").read_text()) if row[0] in ("alpha", "beta", "tau")]
-    assert found == [["alpha", "1.0", "1", "50.0"], ["alpha", "2.0", "1", "60.0"], ["beta", "9.0", "1", "10.0"],
-                     ["beta", "10.0", "1", "50.0"], ["beta", "100.0", "1", "70.0"]]  # fmt: skip
+    assert found == [["alpha", "1.0", "1", "1", "50.0"], ["alpha", "2.0", "1", "1", "60.0"],
+                     ["beta", "9.0", "1", "1", "10.0"], ["beta", "10.0", "1", "1", "50.0"],
+                     ["beta", "100.0", "1", "1", "70.0"]]  # fmt: skip
+
+
+def test_ablations_leave_out_settings_without_every_value(tmp_path, capsys):
+    """A hard task on which one value is missing must not make that value look good; nor may a task with more seeds."""
+    base = tmp_path / "runs"
+    for env, end, betas in (("drawer-open-v2", 0.9, (1.0, 2.0, 3.0)), ("sweep-into-v2", 0.1, (1.0, 2.0))):
+        for beta in betas:
+            write_run(base, "ipl_iql", env, 500, 1, [0.0, end], beta=beta)
+    for env in ("drawer-open-v2", "plate-slide-v2"):
+        write_run(base, "mr_iql", env, 500, 1, [0.0, 0.9])
+    report.main(ReportArgs((base,), tmp_path / "out"))
+    said = capsys.readouterr()
+    assert [row for row in rows_of(said.out) if row[0] == "beta"] == [["beta", b, "1", "1", "90.0"] for b in
+                                                                      ("1.0", "2.0", "3.0")]  # fmt: skip
+    assert "1 of 2 settings lack" in said.err and "means of different tasks" in said.err
+    assert "| mr_iql | 500 | success, % | 2: drawer-open-v2, plate-slide-v2 | 1 | 90.0 |" in said.out
+    write_run(base, "ipl_iql", "sweep-into-v2", 500, 1, [0.0, 0.1], beta=3.0)
+    write_run(base, "ipl_iql", "sweep-into-v2", 500, 2, [0.0, 0.1], beta=3.0)
+    report.main(ReportArgs((base,), tmp_path / "out"))
+    assert [row[2:] for row in rows_of(capsys.readouterr().out) if row[0] == "beta"] == [
+        ["2", "2", "50.0"], ["2", "2", "50.0"], ["2", "3", "50.0"]]  # fmt: skip
 
 
 def test_other_data_twins_and_seeds_that_lack_something(tmp_path, capsys):
@@ -188,13 +226,31 @@ def test_bad_folders_are_named_and_nothing_is_status_2(runs, tmp_path, capsys):
     (bad["no-eval"] / "eval.csv").unlink()
     (bad["bad-json"] / "config.json").write_text("{")
     (bad["empty-eval"] / "eval.csv").write_text("")
+    config = json.loads((good / "config.json").read_text())
+    wrong = ({"seed": None}, {"env": None}, {"total_steps": "10"}, {"num_preferences": "500"}, {"seed": 0.5})
+    for i, change in enumerate(wrong):
+        bad[f"type-{i}"] = runs / f"drawer-open-v2/x/type-{i}"
+        shutil.copytree(good, bad[f"type-{i}"])
+        (bad[f"type-{i}"] / "config.json").write_text(json.dumps({**config, "args": {**config["args"], **change}}))
+    bad["nan"] = runs / "drawer-open-v2/x/nan"
+    shutil.copytree(good, bad["nan"])
+    (bad["nan"] / "eval.csv").write_text((good / "eval.csv").read_text().replace(",0.2,", ",nan,"))
     report.main(ReportArgs((runs, tmp_path / "nowhere"), tmp_path / "out"))
     errors = capsys.readouterr().err
     assert all(f"{folder}: skipped" in errors for folder in bad.values()) and "nowhere: no such folder" in errors
     nowhere = ReportArgs((tmp_path / "nowhere",))
-    wrong = {"no run is left": {"filter": ("env=none",)}, "must be ARG": {"filter": ("env",)}, "--x y": {"x": "y"},
-             "argument bta": {"filter": ("bta=0.5",)}, "--metric m": {"metric": "m"},
-             "one number of pairs": {"x": "pairs", "filter": ("env=hopper*",)}}  # fmt: skip
+    wrong = {
+        "no run is left": {"filter": (("env=none",),)},
+        "must be ARG": {"filter": (("env",),)},
+        "argument bta": {"filter": (("bta=0.5",),)},
+        "--metric m": {"metric": "m"},
+        "--x y": {"x": "y"},
+        "one number of pairs": {"x": "pairs", "filter": (("env=hopper*",),)},
+        "no such file": {"into": "no.md"},
+    }
+    for file in runs.rglob("time.csv"):
+        file.unlink()
+    wrong["no run has a time.csv"] = {"x": "wall-clock"}
     for said, args in {"no run to": nowhere, **{k: ReportArgs((runs,), **v) for k, v in wrong.items()}}.items():
         with pytest.raises(InputError, match=said):
             report.main(args)

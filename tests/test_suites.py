@@ -432,6 +432,15 @@ def test_download_once(server, tmp_path):
     assert len(read_preferences(path, LIFT).label) == 30
 
 
+def test_data_ahead_of_a_run(server, files, tmp_path, capsys):
+    """`python -m common.datasets`, for machines whose compute nodes have no internet."""
+    (tmp_path / "robomimic/lift/ph").mkdir(parents=True)
+    (tmp_path / "robomimic/lift/ph/low_dim_v141.hdf5").write_bytes((files["folder"] / "lift.hdf5").read_bytes())
+    datasets.main(datasets.BuildArgs(env=LIFT, data_dir=tmp_path))
+    said = capsys.readouterr().out
+    assert "pairs.npz: 30 pairs\n" in said and "low_dim_v141.hdf5: 177 transitions\n" in said and server.hits == 1
+
+
 def test_human_files_at_hand_are_used(server, tmp_path, monkeypatch):
     for at in ("a/preference_transformer/Lift/pairs.npz", "b/Lift/pairs.npz"):
         (tmp_path / at).parent.mkdir(parents=True)
