@@ -194,15 +194,18 @@ def unfinished(seeds: list[Seed]) -> str:
     return "" if all(seed.finished for seed in seeds) else " (unfinished)"
 
 
+def span(seeds: list[Seed]) -> str:
+    """The steps at which seeds stand."""
+    steps = sorted({int(seed.step[-1]) for seed in seeds})
+    return (str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}") + unfinished(seeds)
+
+
 def main_table(groups: dict) -> list[list[str]]:
     """One row a group: the last evaluation of its seeds, and the best of each."""
     rows = [["task", "pairs", "method", "seeds", "steps", "metric", "last evaluation", "best evaluation"]]
     for (env, pairs, method), seeds in groups.items():
-        steps = sorted({int(seed.step[-1]) for seed in seeds})
-        mark = unfinished(seeds)
-        span = str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"
         last, best = (np.array([choose(seed.value) for seed in seeds]) for choose in (lambda v: v[-1], np.max))
-        rows.append([env, str(pairs or "all"), method, str(len(seeds)), span + mark,
+        rows.append([env, str(pairs or "all"), method, str(len(seeds)), span(seeds),
                      NAMES[seeds[0].metric], cell(last), cell(best)])  # fmt: skip
     return rows
 
@@ -212,7 +215,7 @@ def iqm_table(groups: dict) -> list[list[str]]:
     found = defaultdict(lambda: defaultdict(dict))
     for (env, pairs, method), seeds in groups.items():
         found[suite(env), seeds[0].metric, pairs][method][env] = seeds
-    rows = [["method", "pairs", "metric", "tasks", "seeds", "interquartile mean, last evaluation"]]
+    rows = [["method", "pairs", "metric", "tasks", "seeds", "steps", "interquartile mean, last evaluation"]]
     for (_, metric, pairs), methods in sorted(found.items()):
         methods = {method: tasks for method, tasks in methods.items() if len(tasks) > 1}
         same = len({frozenset(tasks) for tasks in methods.values()}) < 2
@@ -226,9 +229,9 @@ def iqm_table(groups: dict) -> list[list[str]]:
                       "some have more", file=sys.stderr)  # fmt: skip
             point, low, high = interquartile_mean([[seed.value[-1] for seed in seeds[:count]]
                                                    for seeds in tasks.values()])  # fmt: skip
-            mark = unfinished([seed for seeds in tasks.values() for seed in seeds])
-            rows.append([method + mark, str(pairs or "all"), NAMES[metric],
+            rows.append([method, str(pairs or "all"), NAMES[metric],
                          str(len(tasks)) if same else f"{len(tasks)}: {', '.join(tasks)}", str(count),
+                         span([seed for seeds in tasks.values() for seed in seeds]),
                          f"{point:.1f}" + (f" [{low:.1f}, {high:.1f}]" if count > 1 else "")])  # fmt: skip
     return rows
 
@@ -241,10 +244,10 @@ def interquartile_mean(scores: list[list[float]]) -> tuple[float, float, float]:
         from rliable import library, metrics
 
         np.random.seed(0)  # rliable's bootstrap draws from numpy's global state
-        point, span = library.get_interval_estimates(
+        point, ends = library.get_interval_estimates(
             {"": np.array(scores).T}, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=2000
         )
-    return point[""][0], *span[""].ravel()
+    return point[""][0], *ends[""].ravel()
 
 
 def ablation_table(seeds: list[Seed]) -> list[list[str]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +22,7 @@ from common import report
 from common.envs import InputError
 from common.evaluate import interval
 from common.report import ReportArgs
+from common.runs import default_args, parse_args
 from tests.conftest import REPOSITORY, SMALL, command, environment
 
 
@@ -66,8 +70,8 @@ def test_tables_by_hand(runs, tmp_path):
     assert table["drawer-open-v2", "500", "mr_iql"][1:4] == ["10", "success, %", "10.0 [10.0, 10.0]"]
     assert table["hopper-medium-expert-v2", "100", "ipl_iql"][2:4] == ["D4RL score", "75.0 [50.0, 100.0]"]
     iqm = stats.trim_mean([20, 40, 60, 20, 40, 60], 0.25)
-    assert table["ipl_iql", "500", "success, %"][:2] == ["2", "3"]
-    assert table["ipl_iql", "500", "success, %"][2].startswith(f"{iqm:.1f} [")
+    assert table["ipl_iql", "500", "success, %"][:3] == ["2", "3", "20"]
+    assert table["ipl_iql", "500", "success, %"][3].startswith(f"{iqm:.1f} [")
     tex = (tmp_path / "out/tables.tex").read_text()
     assert r"drawer-open-v2 & 500 & ipl\_iql & 3 & 20 & success, \%" in tex
 
@@ -100,6 +104,26 @@ def test_published_results_are_what_the_report_makes_of_them(tmp_path):
         if path.suffix == ".png":
             new, old = (imageio.imread(file).astype(float) / 255 for file in (path, published / path.name))
             assert new.shape == old.shape and np.abs(new - old).mean() < 4e-4
+
+
+def test_published_results_are_those_of_the_published_commands():
+    """results/ holds the seeds of sweeps/published.sh, all of them and no others, with its arguments."""
+    shown = subprocess.run(["bash", REPOSITORY / "sweeps/published.sh"], capture_output=True, text=True, check=True)
+    expected = set()
+    for line in shown.stdout.splitlines():
+        _, script, *words = shlex.split(line)
+        module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+        args = parse_args(default_args(module.Args, module.DEFAULTS, words), words)
+        for seed in range(args.seed, args.seed + args.num_seeds):
+            folder = REPOSITORY / "results" / Path(args.run_dir).relative_to("runs") / f"seed-{seed}"
+            config = json.loads((folder / "config.json").read_text())
+            wanted = json.loads(json.dumps(dataclasses.asdict(args), default=str)) | {"seed": seed, "num_seeds": 1}
+            assert (
+                config["args"] | {"data_dir": ""} == wanted | {"data_dir": ""}
+                and config["algorithm"] == module.ALGORITHM
+            )
+            expected.add(folder)
+    assert {path.parent for path in (REPOSITORY / "results").rglob("config.json")} == expected
 
 
 def test_tables_go_into_a_document(runs, tmp_path):
@@ -156,7 +180,7 @@ def test_ablation_and_unfinished_runs(tmp_path, capsys):
     assert "| beta | 0.1 | 1 | 2 | 20.0 |" in said and "| beta | 1.0 | 1 | 2 | 65.0 |" in said
     write_run(base, "ipl_iql", "sweep-into-v2", 500, 1, [0.0, 0.1, 0.4], beta=1.0)
     report.main(ReportArgs((base,), tmp_path / "out"))
-    assert "| ipl_iql beta=1 (unfinished) | 500 | success, % | 2 | 1 |" in capsys.readouterr().out
+    assert "| ipl_iql beta=1 | 500 | success, % | 2 | 1 | 10 to 20 (unfinished) |" in capsys.readouterr().out
 
 
 def test_ablations_compare_what_is_alike(tmp_path):
@@ -185,7 +209,7 @@ def test_ablations_leave_out_settings_without_every_value(tmp_path, capsys):
     assert [row for row in rows_of(said.out) if row[0] == "beta"] == [["beta", b, "1", "1", "90.0"] for b in
                                                                       ("1.0", "2.0", "3.0")]  # fmt: skip
     assert "1 of 2 settings lack" in said.err and "means of different tasks" in said.err
-    assert "| mr_iql | 500 | success, % | 2: drawer-open-v2, plate-slide-v2 | 1 | 90.0 |" in said.out
+    assert "| mr_iql | 500 | success, % | 2: drawer-open-v2, plate-slide-v2 | 1 | 10 | 90.0 |" in said.out
     write_run(base, "ipl_iql", "sweep-into-v2", 500, 1, [0.0, 0.1], beta=3.0)
     write_run(base, "ipl_iql", "sweep-into-v2", 500, 2, [0.0, 0.1], beta=3.0)
     report.main(ReportArgs((base,), tmp_path / "out"))
