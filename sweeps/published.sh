@@ -7,6 +7,6 @@ export SEEDS="1 2 3"
 
 metaworld() { ARGS="--total-steps $4 --eval-every 5000" METHODS=$1 TASKS=$2 PAIRS=$3 bash metaworld.sh; }
 
-metaworld "ipl_iql mr_iql" "drawer-open-v2 button-press-topdown-v2" 4000 30000
+metaworld "ipl_iql mr_iql" "drawer-open-v2 button-press-topdown-v2 sweep-into-v2 plate-slide-v2" 4000 30000
 METHODS=ipl_iql TASKS=hopper-medium-expert-v2 ARGS="--no-use-replay --total-steps 20000 --eval-every 5000" \
     bash locomotion.sh
