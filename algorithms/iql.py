@@ -219,7 +219,7 @@ def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> dict:
 def draw_noise(args: Args, seeds: list[int], step: int, batch: Params) -> Params:
     """The random numbers of one update, from (seed, step) alone: dropout masks of the actor's hidden layers."""
     obs, rows, noise = batch["obs"], batch["obs"].shape[1], {}
-    generators = [torch.Generator(obs.device).manual_seed(seed_of(NOISE, seed, step)) for seed in seeds]
+    generators = [torch.Generator(obs.device).manual_seed(seed_of(NOISE, seed, step)) for seed in seeds if args.dropout]
     for i, width in enumerate(args.hidden_sizes if args.dropout else ()):
         draws = [torch.rand(1, rows, width, generator=g, dtype=torch.float32, device=obs.device) for g in generators]
         noise[f"mask{i}"] = (torch.stack(draws) >= args.dropout).to(obs) / (1 - args.dropout)  # (S, 1, N, H)

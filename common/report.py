@@ -456,21 +456,22 @@ def main(args: ReportArgs) -> list[Path]:
               ("By the value of an argument, all others alike", ablation_table(seeds))]  # fmt: skip
     tables = [(title, rows) for title, rows in tables if len(rows) > 1]
     text = "\n\n".join((f"{title}:\n\n" if title else "") + markdown(rows) for title, rows in tables)
+    explained = note(seeds)
     args.out.mkdir(parents=True, exist_ok=True)
     for name in ("curves.png", "curves.pdf", "curves.csv", "scaling.png", "scaling.pdf"):
         (args.out / name).unlink(missing_ok=True)  # of an earlier report
-    (args.out / "tables.md").write_text(f"{text}\n\n{note(seeds)}\n")
-    (args.out / "tables.tex").write_text("\n\n".join(latex(rows) for _, rows in tables) + f"\n% {note(seeds)}\n")
+    (args.out / "tables.md").write_text(f"{text}\n\n{explained}\n")
+    (args.out / "tables.tex").write_text("\n\n".join(latex(rows) for _, rows in tables) + f"\n% {explained}\n")
     paths = [args.out / "tables.md", args.out / "tables.tex"]
     if args.into:
         before, _, rest = document.partition(begin)
         with atomic(Path(args.into)) as partial:
-            partial.write_text(f"{before}{begin}\n\n{text}\n\n{note(seeds)}\n\n{end}{rest.partition(end)[2]}")
+            partial.write_text(f"{before}{begin}\n\n{text}\n\n{explained}\n\n{end}{rest.partition(end)[2]}")
     if args.x != "pairs":
         paths += curves(groups, args.x, args.out)
     if by_pairs(groups):
         paths += scaling(groups, args.out)
-    print(f"{text}\n\n{note(seeds)}\n" + "\n".join(map(str, paths)))
+    print(f"{text}\n\n{explained}\n" + "\n".join(map(str, paths)))
     return paths
 
 
