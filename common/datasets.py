@@ -47,6 +47,7 @@ from common.envs import (
     reset_env,
     resolve,
     seed_of,
+    simulator,
     sizes,
 )
 
@@ -78,8 +79,6 @@ HUMAN_FILES = {  # environment: file of human preferences, its git blob id
         "walker2d-medium-replay-v2/num500_human_train.npz", "b0074f35a77c0afd9c28b45784f47ce976537d9f"),
 }  # fmt: skip
 D4RL_URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
-DOWNLOAD_TIMEOUT = 30
-"""seconds without an answer after which a download has failed"""
 
 
 @dataclass
@@ -106,14 +105,12 @@ class Transitions:
 
 
 # ---------------------------------------------------------------- collection, inside a worker
-_target: dict[str, tuple] = {}  # a worker's simulators of the target task: goal hidden, goal visible
-
-
-def collect(env: str, seed: int, noise: float, jobs: list[tuple[int, str, str]]) -> list[tuple[np.ndarray, ...]]:
+def collect(env: str, seed: int, noise: float, kind: str, task: str, numbers: list[int]) -> list[tuple]:
     """Collect episodes in `env`.
 
     Args:
-        jobs: (number, kind, other task) of each episode; its random numbers depend on (seed, number) alone.
+        kind: one of KINDS.  task: whose scripted policy acts; `env`, but for "cross".
+        numbers: one an episode; its random numbers depend on (seed, number) alone.
 
     Returns:
         For each: obs (n + 1, O), action (n, A), reward (n,), success (n,).
@@ -121,21 +118,15 @@ def collect(env: str, seed: int, noise: float, jobs: list[tuple[int, str, str]])
     from metaworld.policies import ENV_POLICY_MAP
 
     warnings.filterwarnings("ignore", message="Constant.s. may be too high")  # scripted policies overshoot by design
-    if env not in _target:
-        _target.clear()
-        _target[env] = make(env), make(env, goal_visible=True)
-    target, visible = _target[env]
-    other: dict[str, object] = {}
+    target = simulator(env)
+    guide = make(task, goal_visible=True) if kind == "cross" else simulator(env, goal_visible=True)
     episodes = []
-    for number, kind, task in jobs:
+    for number in numbers:
         rng = np.random.default_rng([seed, number])
         obs = reset_env(target, seed_of(seed, number, 0))
         if kind == "random":
             actions = rng.uniform(-1, 1, (HORIZON, target.action_space.shape[0]))
         else:
-            if kind == "cross" and task not in other:
-                other[task] = make(task, goal_visible=True)
-            guide = other[task] if kind == "cross" else visible
             goal = target._last_rand_vec if kind == "expert" else None
             guide_obs = reset_env(guide, seed_of(seed, number, 1), goal)
             policy = ENV_POLICY_MAP[task.replace("-v2", "-v3")]()
@@ -158,13 +149,13 @@ def collect(env: str, seed: int, noise: float, jobs: list[tuple[int, str, str]])
 
 
 # ---------------------------------------------------------------- building
-def plan(env: str, episodes: int, seed: int) -> list[list[tuple[int, str, str]]]:
-    """The episodes of a dataset as jobs for `collect`; those of one other task share a job and so its simulator."""
+def plan(env: str, episodes: int, seed: int) -> list[tuple[str, str, list[int]]]:
+    """The episodes of a dataset as jobs for `collect`: (kind, task, numbers). Those of one other task share a job."""
     others = [f"{task}-v2" for task in METAWORLD_TASKS if f"{task}-v2" != env]
     drawn = np.random.default_rng([seed, 4 * episodes]).integers(0, len(others), episodes)
-    jobs = [[(k * episodes + i, kind, env)] for k, kind in enumerate(KINDS[:3]) for i in range(episodes)]
+    jobs = [(kind, env, [k * episodes + i]) for k, kind in enumerate(KINDS[:3]) for i in range(episodes)]
     for index in np.unique(drawn):
-        jobs.append([(3 * episodes + i, "cross", others[index]) for i in np.flatnonzero(drawn == index)])
+        jobs.append(("cross", others[index], [int(3 * episodes + i) for i in np.flatnonzero(drawn == index)]))
     return jobs
 
 
@@ -199,9 +190,9 @@ def build(path: Path, env: str, episodes: int, noise: float, seed: int, pairs: i
     """
     jobs = plan(env, episodes, seed)
     with tqdm(total=4 * episodes, desc=f"building {path.name}", unit="episode", disable=None) as bar:
-        done = workers.run(collect, [(env, seed, noise, job) for job in jobs], lambda part: bar.update(len(part)))
-    collected = {job[0]: episode for jobs_, part in zip(jobs, done, strict=True)
-                 for job, episode in zip(jobs_, part, strict=True)}  # fmt: skip
+        done = workers.run(collect, [(env, seed, noise, *job) for job in jobs], lambda part: bar.update(len(part)))
+    collected = {number: episode for (*_, numbers), part in zip(jobs, done, strict=True)
+                 for number, episode in zip(numbers, part, strict=True)}  # fmt: skip
     parts = [collected[i] for i in range(4 * episodes)]
     length = np.array([len(p[1]) for p in parts])
     row = np.concatenate([[0], np.cumsum(length + 1)[:-1]])
@@ -339,9 +330,9 @@ def download(url: str, path: Path, advice: str, stop: Callable[[], bool] = lambd
 
     with atomic(path) as partial, Bar(desc=path.name, total=1, unit="B", unit_scale=True, disable=None) as bar:
         try:
-            HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=DOWNLOAD_TIMEOUT)(url, str(partial), None)
+            HTTPDownloader(progressbar=bar, chunk_size=1 << 16)(url, str(partial), None)
         except OSError as error:  # all of requests' errors are
-            reason = str(error).split("Caused by ")[-1].splitlines()[0]
+            reason = (str(error).split("Caused by ")[-1].splitlines() or [type(error).__name__])[0]
             raise InputError(f"{url}: cannot be downloaded ({reason}); {advice}") from None
         content = partial.read_bytes() if blob else b""
         if blob and hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != blob:
@@ -609,10 +600,10 @@ class BuildArgs:
 
 def main(args: BuildArgs) -> Path:
     """Build or download what is missing; print success rate, length and return of each kind of MetaWorld episode."""
+    from common.runs import check_args  # here, since it imports this module
+
+    check_args(args)
     suite, env = resolve(args.env)
-    for name, low in (("episodes", 1), ("noise", 0), ("seed", 0), ("pairs", 1), ("workers", 0)):
-        if not getattr(args, name) >= low:
-            raise InputError(f"--{name} {getattr(args, name)}: must be at least {low}")
     if env in HUMAN_FILES:
         path = ensure_human(env, args.data_dir)
         print(f"{path}: {len(read_preferences(path, env).label)} pairs")

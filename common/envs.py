@@ -7,6 +7,7 @@ arrays and `mean_action` computes its mean. Whoever gives the actor another arch
 from __future__ import annotations
 
 import difflib
+import functools
 import logging
 import os
 import signal
@@ -197,7 +198,10 @@ def mean_action(actor: dict[str, np.ndarray], obs: np.ndarray) -> np.ndarray:  #
     return np.clip(x, -1.0, 1.0)
 
 
-_cache: dict[tuple[str, bool], object] = {}  # a worker's simulators
+@functools.cache
+def simulator(env: str, goal_visible: bool = False, render: bool = False) -> gymnasium.Env:
+    """`make`, once a worker."""
+    return make(env, goal_visible, render)
 
 
 def rollout(env: str, actor: dict[str, np.ndarray], seed: int, video: Path | None = None) -> dict[str, float | None]:
@@ -206,8 +210,7 @@ def rollout(env: str, actor: dict[str, np.ndarray], seed: int, video: Path | Non
     Returns:
         return; success, the maximum over the episode, and D4RL's score: None where the environment has none; length.
     """
-    key = (env, video is not None)
-    sim = _cache.get(key) or _cache.setdefault(key, make(env, render=video is not None))
+    sim = simulator(env, render=video is not None)
     obs, total, success, steps, frames, done = reset_env(sim, seed), 0.0, None, 0, [], False
     while not done:
         if video is not None and steps % RENDER_EVERY == 0:
@@ -294,13 +297,13 @@ class Workers:
         for attempt in (1, 2):
             try:
                 self._run(function, jobs, results, progress)
-                return [results[i] for i in range(len(jobs))]
-            except (BrokenProcessPool, TimeoutError, MemoryError, ImportError, OSError) as error:
+                break
+            except (BrokenProcessPool, MemoryError, ImportError, OSError) as error:  # TimeoutError is an OSError
                 self.close()
                 if attempt == 2:
                     reason = str(error).split(". ")[0]
                     raise WorkersError(f"worker processes failed twice ({type(error).__name__}: {reason})") from error
-        raise AssertionError
+        return [results[i] for i in range(len(jobs))]
 
     def _run(self, function, jobs, results, progress) -> None:
         if self.pool is None:
@@ -361,7 +364,6 @@ def evaluate(
         part = results[k * episodes : (k + 1) * episodes]
         column = {name: [r[name] for r in part] for name in part[0]}
         mean = {name: None if None in column[name] else float(np.mean(column[name])) for name in column}
-        rows.append({"episodes": episodes, "return_mean": mean["return"],
-                     "return_std": float(np.std(column["return"])), "success": mean["success"],
-                     "score": mean["score"], "length": mean["length"]})  # fmt: skip
+        spread = float(np.std(column["return"]))
+        rows.append({"episodes": episodes, "return_mean": mean.pop("return"), "return_std": spread, **mean})
     return rows

@@ -14,7 +14,7 @@ from scipy import stats
 from tqdm import tqdm
 
 from common.envs import InputError, Workers, available_cpus, require_rendering, resolve, rollout, seed_of
-from common.runs import actor_arrays, parse_args, read_saved, user_errors
+from common.runs import actor_arrays, check_args, parse_args, read_saved, user_errors
 
 
 @dataclass
@@ -35,8 +35,9 @@ class EvaluateArgs:
 
 def bootstrap(values: np.ndarray) -> tuple[float, float]:
     """95 % interval of the mean, from 10,000 resamples (percentiles); the mean itself where there is one value."""
-    draws = np.random.default_rng(0).choice(values, (10_000, len(values))).mean(1)
-    low, high = np.percentile(draws, (2.5, 97.5))
+    rng = np.random.default_rng(0)
+    draws = [rng.choice(values, (100, len(values))).mean(1) for _ in range(100)]  # all at once may not fit in memory
+    low, high = np.percentile(np.concatenate(draws), (2.5, 97.5))
     return float(low), float(high)
 
 
@@ -50,11 +51,9 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 def main(args: EvaluateArgs) -> dict[str, np.ndarray]:
     """Print mean and interval of success, score, return and length. Returns every episode's."""
+    check_args(args)
     if not args.actor.is_file():
         raise InputError(f"{args.actor}: no such file; name a best.pt or final.pt")
-    for name, low in (("episodes", 1), ("seed", 0), ("video", 0), ("workers", 0)):
-        if getattr(args, name) < low:
-            raise InputError(f"--{name} {getattr(args, name)}: must be at least {low}")
     saved = read_saved(args.actor, ("algorithm", "env", "step", "actor"), "name a best.pt or final.pt")
     _, env = resolve(saved["env"])
     actor = actor_arrays({name: tensor.unsqueeze(0) for name, tensor in saved["actor"].items()}, 0)

@@ -6,6 +6,7 @@ eval.csv, time.csv, checkpoint.pt, best.pt, final.pt, TensorBoard events, videos
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import csv
 import dataclasses
@@ -73,22 +74,13 @@ def parse_args(defaults, argv: list[str] | None = None):
         raise InputError(" ".join(words).replace("─", "")) from None
 
 
-def peek_env(default: str, argv: list[str] | None = None) -> str:
-    """The value of the last --env before the rest is parsed, since it chooses the defaults of the rest."""
-    argv, env = sys.argv[1:] if argv is None else argv, default
-    for i, word in enumerate(argv):
-        if word == "--env" and i + 1 < len(argv):
-            env = argv[i + 1]
-        if word.startswith("--env="):
-            env = word.removeprefix("--env=")
-    return env
-
-
 def default_args(cls, table: dict[str, dict], argv: list[str] | None = None):
     """The defaults for the environment that --env names: those of the dataclass `cls`, then those of every pattern in
     `table` that fits. Wrong --env: InputError.
     """
-    env, deltas = resolve(peek_env(cls.env, argv))[1], {}
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # --env alone, ahead of tyro
+    peek.add_argument("--env", nargs="?", const=cls.env, default=cls.env)
+    env, deltas = resolve(peek.parse_known_args(argv)[0].env)[1], {}
     for pattern, values in table.items():
         if fnmatch.fnmatchcase(env, pattern):
             deltas |= values
@@ -99,11 +91,13 @@ def default_args(cls, table: dict[str, dict], argv: list[str] | None = None):
 LIMITS = (
     ("at least 1", lambda x: x >= 1, "num_seeds total_steps eval_every eval_episodes log_every preference_batch_size "
                                      "replay_batch_size num_critics reward_epochs reward_batch_size reward_layers "
-                                     "reward_heads reward_width"),
-    ("at least 0", lambda x: x >= 0, "seed threads num_preferences reward_steps reward_patience"),
+                                     "reward_heads reward_width episodes pairs"),
+    ("at least 0", lambda x: x >= 0, "num_preferences reward_steps reward_patience video"),
+    ("between 0 and 4294967295", lambda x: 0 <= x < 2**32, "seed"),  # what torch and numpy take
+    ("between 0 and 1024", lambda x: 0 <= x <= 1024, "threads workers"),
     ("at least 2", lambda x: x >= 2, "segment_length"),
     ("positive and finite", lambda x: 0 < x < float("inf"), "lr beta alpha clip_score clip_exponent"),
-    ("at least 0 and finite", lambda x: 0 <= x < float("inf"), "chi2_coeff"),
+    ("at least 0 and finite", lambda x: 0 <= x < float("inf"), "chi2_coeff noise"),
     ("in [0, 1)", lambda x: 0 <= x < 1, "gamma dropout reward_dropout"),
     ("in (0, 1]", lambda x: 0 < x <= 1, "tau"),
     ("in [0, 1]", lambda x: 0 <= x <= 1, "replay_weight"),
@@ -119,8 +113,7 @@ def check_args(args) -> None:
     """Raises InputError for the first argument outside its LIMITS."""
     for what, accepts, names in LIMITS:
         for name in names.split():
-            if hasattr(args, name) and not accepts(getattr(args, name)):
-                value = getattr(args, name)
+            if hasattr(args, name) and not accepts(value := getattr(args, name)):
                 value = " ".join(map(str, value)) if isinstance(value, tuple) else value
                 raise InputError(f"--{name.replace('_', '-')} {value}: must be {what}")
     if hasattr(args, "reward_heads") and args.reward_width % args.reward_heads:
@@ -132,11 +125,9 @@ def setup_device(args) -> torch.device:
     try:
         name = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {args.device}: {str(error).splitlines()[0]}; try --device cpu") from None
-    if device.type == "meta":
-        raise InputError(f"--device {args.device}: holds no numbers; try --device cpu")
     # Matrices of a few hundred rows do not feed more than a handful of threads.
     torch.set_num_threads(args.threads or min(4, available_cpus()))
     torch.set_float32_matmul_precision(args.matmul_precision)
@@ -225,9 +216,7 @@ class Run:
 
     def __init__(self, folder: Path, args, algorithm: str):
         self.folder, self.algorithm, self.seed = Path(folder), algorithm, args.seed
-        self.args = {name: list(v) if isinstance(v, tuple) else str(v) if isinstance(v, Path) else v
-                     for name, v in dataclasses.asdict(args).items()}  # fmt: skip
-        self.args["num_seeds"] = 1
+        self.args = json.loads(json.dumps(dataclasses.asdict(args) | {"num_seeds": 1}, default=str))  # as it is stored
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
@@ -270,15 +259,10 @@ class Run:
 
     def _read_config(self) -> dict:
         path = self.folder / "config.json"
-        if not path.exists():
-            return {}
         try:
-            config = json.loads(path.read_text())
-            if isinstance(config, dict):
-                return config
-        except ValueError:
-            pass
-        raise InputError(f"{path}: not readable as a run's configuration; start anew with --overwrite")
+            return dict(json.loads(path.read_text())) if path.exists() else {}
+        except (TypeError, ValueError):
+            raise InputError(f"{path}: not readable as a run's configuration; start anew with --overwrite") from None
 
     def _compare(self, now: dict, before: dict, algorithm: str) -> None:
         if algorithm != self.algorithm:
@@ -315,7 +299,7 @@ class Run:
         if not self.started:
             for item in self.folder.iterdir():
                 if item.name != ".lock":
-                    shutil.rmtree(item) if item.is_dir() else item.unlink()
+                    shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
         config = {"algorithm": self.algorithm, "args": self.args, **git_state(), "versions": versions(),
                   "device": describe(device), "threads": torch.get_num_threads(),
                   "dataset_fingerprint": data,
@@ -360,6 +344,8 @@ class Run:
             complete = text[: text.rfind("\n") + 1]  # a kill may have cut the last row
             try:
                 rows = [row for row in csv.DictReader(io.StringIO(complete)) if int(row["step"]) <= step]
+                if any(None in row for row in rows):  # more cells than columns
+                    raise ValueError
             except (ValueError, KeyError, TypeError, csv.Error):
                 raise InputError(f"{path}: has a damaged row; mend it or start anew with --overwrite") from None
             with atomic(path) as partial, open(partial, "w", newline="") as file:
@@ -482,14 +468,12 @@ def read_saved(path: Path, names: tuple[str, ...], mend: str = "delete it or sta
 
 def check_alike(path: Path, saved, fresh) -> None:
     """Raises InputError where the nested dicts `saved`, read from `path`, have not the names and shapes of `fresh`."""
-    if isinstance(fresh, dict):
-        alike = isinstance(saved, dict) and saved.keys() == fresh.keys()
-    else:
-        alike = isinstance(saved, torch.Tensor) and (saved.shape, saved.dtype) == (fresh.shape, fresh.dtype)
-    if not alike:
+
+    def form(tree):
+        return tree_map(lambda leaf: isinstance(leaf, torch.Tensor) and (leaf.shape, leaf.dtype), tree)
+
+    if form(saved) != form(fresh):
         raise InputError(f"{path}: holds other networks; start anew with --overwrite")
-    for name in fresh if isinstance(fresh, dict) else ():
-        check_alike(path, saved[name], fresh[name])
 
 
 def save(path: Path, content: dict) -> None:

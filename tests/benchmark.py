@@ -197,7 +197,7 @@ def child_collect() -> dict:
     rng = np.random.default_rng(0)
     for repeat in range(6):
         began = time.perf_counter()
-        episodes = collect(METAWORLD, repeat, 1.0, [(i, "within", METAWORLD) for i in range(4)])
+        episodes = collect(METAWORLD, repeat, 1.0, "within", METAWORLD, list(range(4)))
         count = sum(len(episode[1]) for episode in episodes)
         taken = time.perf_counter() - began
         began = time.perf_counter()
@@ -339,7 +339,7 @@ def first_update(folder: Path, cache: str, *flags: str) -> tuple[float, float]:
 
 def rows_data() -> None:
     cores = len(os.sched_getaffinity(0))
-    jobs = [(METAWORLD, 0, 1.0, job) for job in plan(METAWORLD, 10, 0)]
+    jobs = [(METAWORLD, 0, 1.0, *job) for job in plan(METAWORLD, 10, 0)]
     times: dict[int, list[float]] = {1: [], cores: []}
     for _ in range(5):
         for count in times:
