@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ import torch  # noqa: E402
 from common.datasets import ensure  # noqa: E402
 from common.envs import Workers  # noqa: E402
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 # A run of seconds, on the real simulator: what matters is that every part of a real run takes part.
 SMALL = (
@@ -45,6 +46,21 @@ def data_dir(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def whole(data_dir, tmp_path_factory):
+    """whole(script) -> the folder of seed 1 of an uninterrupted small run, made once: copy it to change it."""
+
+    @functools.cache
+    def seed_folder(script: str = "ipl_iql") -> Path:
+        folder = tmp_path_factory.mktemp("whole")
+        done = subprocess.run(command(script, *SMALL, *SMALL_OF.get(script, [])), **environment(data_dir, folder))
+        assert done.returncode == 0, done.stderr
+        assert "success" in done.stdout and "wall-clock: data" in done.stdout
+        return folder / "runs/drawer-open-v2" / script / "seed-1"
+
+    return seed_folder
+
+
 @pytest.fixture
 def run(data_dir, tmp_path):
     """run(script, *arguments, **options of subprocess.run) -> CompletedProcess; new folder, small dataset."""
@@ -64,3 +80,12 @@ def environment(data_dir: Path, folder: Path) -> dict:
     """Options of `subprocess.run` for a script: working folder, data folder, captured output."""
     env = {**os.environ, "IPL_DATA_DIR": str(data_dir), "WANDB_MODE": "offline"}
     return {"cwd": folder, "env": env, "capture_output": True, "text": True, "timeout": 300}
+
+
+# The files that take longest first, so that two workers of pytest-xdist (see .ci/run) end at about the same time.
+LONGEST = "learning scripts faults suites report launch update".split()
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    rank = {f"test_{name}": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))

@@ -18,7 +18,7 @@ import pytest
 from common.runs import default_args, parse_args
 from tests.conftest import REPOSITORY, SMALL
 from tests.slurmlab import Slurm
-from tests.test_scripts import assert_same_run
+from tests.test_scripts import assert_same_run, step
 
 SWEEPS = sorted((REPOSITORY / "sweeps").glob("*.sh"))
 
@@ -353,7 +353,7 @@ def test_a_lost_node_is_no_loss(cluster, slurm):
 
 def test_usr1_checkpoints_requeues_and_ends_with_the_same_weights(cluster, slurm, data_dir, tmp_path_factory):
     """A real run of ipl_iql beside a short command; SLURM tells it that its time is nearly over."""
-    arguments = " ".join(map(str, [*SMALL, "--total-steps", 3000, "--eval-every", 1500, "--log-every", 500]))
+    arguments = " ".join(map(str, [*SMALL, "--total-steps", 2000, "--eval-every", 2000, "--log-every", 250]))
     env = cluster.env | {"IPL_DATA_DIR": str(data_dir)}
     cluster.env = env
     commands = [f"python algorithms/ipl_iql.py {arguments} --run-dir runs/x", "echo x >> out/once"]
@@ -363,15 +363,16 @@ def test_usr1_checkpoints_requeues_and_ends_with_the_same_weights(cluster, slurm
     (job,) = job_ids(cluster)
     slurm.run("scancel", "--batch", "--signal=USR1", job)
     wait_for(lambda: slurm.jobs(job)[0]["Restarts"] == "1")
-    assert not (seed / "final.pt").exists() and (seed / "checkpoint.pt").exists()
+    assert not (seed / "final.pt").exists() and 0 < step(seed) < 2000
+    whole = tmp_path_factory.mktemp("whole")  # meanwhile an uninterrupted run: SLURM waits before it starts ours again
+    beside = subprocess.Popen([*commands[0].split()[:-1], str(whole)], cwd=REPOSITORY, env=env, text=True,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
     wait_for(lambda: "1 waiting" in cluster.status() or "2 finished" in cluster.status())
     assert "2 finished" in ended(cluster)
+    assert cluster.logs()["0001"].count("step       0 ") == 1  # it went on
     assert (cluster.folder / "out/once").read_text() == "x\n"  # what was finished did not run again
-    whole = tmp_path_factory.mktemp("whole")
-    done = subprocess.run(
-        [*commands[0].split()[:-1], str(whole)], cwd=REPOSITORY, env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    errors = beside.communicate(timeout=120)[1]
+    assert beside.returncode == 0, errors
     assert_same_run(seed, whole / "seed-1")
 
 

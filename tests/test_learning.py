@@ -23,8 +23,9 @@ def last_success(folder, script: str, *arguments) -> list[float]:
 
 
 def test_ipl_iql_learns_drawer_open(tmp_path):
-    """10,000 pairs, 5,000 steps, dataset built on the way. Seen here over seeds 1, 2, 3: 1.00, 1.00, 0.95."""
-    success = last_success(tmp_path, "ipl_iql", "--total-steps", 5000, "--eval-every", 5000, "--num-preferences", 0)
+    """10,000 pairs, 5,000 steps, dataset built on the way. Seen here over seeds 1 to 4: 0.80, 0.90, 0.90, 0.80."""
+    arguments = ["--total-steps", 5000, "--eval-every", 5000, "--num-preferences", 0, "--seed", 3, "--threads", 1]
+    success = last_success(tmp_path, "ipl_iql", *arguments)
     assert len(success) == 1 and success[0] >= 0.7
 
 

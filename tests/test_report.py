@@ -23,7 +23,7 @@ from common.envs import InputError
 from common.evaluate import interval
 from common.report import ReportArgs
 from common.runs import default_args, parse_args
-from tests.conftest import REPOSITORY, SMALL, command, environment
+from tests.conftest import REPOSITORY
 
 
 def write_run(base: Path, method: str, env: str, pairs: int, seed: int, values: list[float], **args) -> Path:
@@ -290,10 +290,8 @@ def test_intervals():
 
 
 # ---------------------------------------------------------------- a saved actor
-def test_evaluate_a_saved_actor(data_dir, tmp_path):
-    done = subprocess.run(command("ipl_iql", *SMALL), **environment(data_dir, tmp_path))
-    assert done.returncode == 0, done.stderr
-    seed = tmp_path / "runs/drawer-open-v2/ipl_iql/seed-1"
+def test_evaluate_a_saved_actor(whole):
+    seed = whole()
 
     def call(*words, **more) -> subprocess.CompletedProcess:
         line = [sys.executable, "-m", "common.evaluate", *map(str, words)]
@@ -303,9 +301,10 @@ def test_evaluate_a_saved_actor(data_dir, tmp_path):
     assert said[0] == said[1] and re.search(r"ipl_iql on drawer-open-v2 after 40 updates, 4 episodes", said[0])
     assert re.search(r"success +0\.000 +95 % interval 0\.000 to 0\.490", said[0])  # Wilson, 0 of 4
     assert call(seed / "final.pt", "--episodes", 4, "--seed", 5).stdout != said[0]
-    for words in ((seed / "checkpoint.pt",), (seed / "none.pt",), (seed / "final.pt", "--episodes", 0), ()):
+    for words, advice in (((seed / "checkpoint.pt",), "name a best.pt or final.pt"),  # not: delete it
+                          ((seed / "none.pt",), "none.pt"), ((seed / "final.pt", "--episodes", 0), "--episodes"),
+                          ((), "best.pt or final.pt")):  # fmt: skip
         wrong = call(*words)
-        assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
-    assert call(seed / "checkpoint.pt").stderr.endswith("name a best.pt or final.pt\n")  # not: delete it
+        assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and advice in wrong.stderr.lower()
     wrong = call(seed / "final.pt", "--video", 1, MUJOCO_GL="glx")
     assert wrong.returncode == 2 and "libosmesa6" in wrong.stderr and "--video: MUJOCO_GL=glx" in wrong.stderr

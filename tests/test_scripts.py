@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+from algorithms import ipl_iql
+from common.runs import default_args, parse_args, user_errors
 from tests.conftest import REPOSITORY, SMALL, SMALL_OF, command, environment
 
 FILES = {"config.json", "train.csv", "eval.csv", "time.csv", "checkpoint.pt", "best.pt", "final.pt"}
@@ -37,14 +41,10 @@ def assert_same_run(a: Path, b: Path) -> None:
         assert (a / name).read_bytes() == (b / name).read_bytes()
 
 
-@pytest.fixture(scope="module")
-def reference(data_dir, tmp_path_factory) -> Path:
+@pytest.fixture
+def reference(whole) -> Path:
     """The folder of an uninterrupted small run of seed 1."""
-    folder = tmp_path_factory.mktemp("reference")
-    done = subprocess.run(command("ipl_iql", *SMALL), **environment(data_dir, folder))
-    assert done.returncode == 0, done.stderr
-    assert "success" in done.stdout and "wall-clock: data" in done.stdout
-    return folder / "runs/drawer-open-v2/ipl_iql/seed-1"
+    return whole("ipl_iql")
 
 
 def test_run_folder(reference):
@@ -94,13 +94,18 @@ def test_a_finished_run_without_its_checkpoint_is_not_erased(run, reference, tmp
     assert_same_run(tmp_path / "copy/seed-1", reference)
 
 
-def test_overwrite_starts_anew(run, tmp_path):
-    assert run("ipl_iql", *SMALL, "--lr", 0.1).returncode == 0
-    anew = run("ipl_iql", *SMALL, "--overwrite")
+def test_overwrite_starts_anew(run, reference, tmp_path):
+    folder = tmp_path / "copy/seed-1"
+    shutil.copytree(reference, folder)
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch/mine").touch()
+    (folder / "videos").symlink_to(tmp_path / "scratch")
+    anew = run("ipl_iql", *SMALL, "--run-dir", folder.parent, "--lr", 0.1, "--overwrite")
     assert anew.returncode == 0, anew.stderr
-    folder = tmp_path / "runs/drawer-open-v2/ipl_iql/seed-1"
     assert [row["step"] for row in rows(folder / "eval.csv")] == ["0", "20", "40"]
-    assert json.loads((folder / "config.json").read_text())["args"]["lr"] == 3e-4
+    assert json.loads((folder / "config.json").read_text())["args"]["lr"] == 0.1
+    assert (folder / "train.csv").read_bytes() != (reference / "train.csv").read_bytes()
+    assert not (folder / "videos").exists() and (tmp_path / "scratch/mine").exists()  # the link, not what it names
 
 
 def test_overwrite_erases_nothing_where_the_input_is_wrong(run, reference, tmp_path):
@@ -124,11 +129,11 @@ def test_corrected_command_starts(run, data_dir, tmp_path, reference):
 
 
 @pytest.mark.parametrize("script", ["pt_iql"])
-def test_seeds_at_different_steps_go_on_together(run, data_dir, tmp_path, script):
+def test_seeds_at_different_steps_go_on_together(run, data_dir, tmp_path, whole, script):
     """Seed 1 finished, seed 2 killed midway, seed 3 not begun: one command ends all, as single runs would have."""
     arguments = [*SMALL, *SMALL_OF.get(script, [])]
-    assert run(script, *arguments).returncode == 0
     folder = tmp_path / "runs/drawer-open-v2" / script
+    shutil.copytree(whole(script), folder / "seed-1")
 
     def ready(_seed) -> bool:
         path = folder / "seed-2/eval.csv"
@@ -177,12 +182,14 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def step(seed: Path) -> int:
+    """The step of a seed's checkpoint; -1 where there is none."""
+    path = seed / "checkpoint.pt"
+    return torch.load(path, weights_only=True)["step"] if path.exists() else -1
+
+
 @pytest.mark.parametrize("moment", ["first checkpoint", "first evaluation", "training", "second checkpoint"])
 def test_kill_9_and_start_again_equals_uninterrupted(run, data_dir, tmp_path, reference, moment):
-    def step(seed: Path) -> int:
-        path = seed / "checkpoint.pt"
-        return torch.load(path, weights_only=True)["step"] if path.exists() else -1
-
     def writing(seed: Path) -> bool:
         return any(seed.glob(".checkpoint.pt.*.partial"))
 
@@ -205,40 +212,37 @@ def test_kill_9_and_start_again_equals_uninterrupted(run, data_dir, tmp_path, re
     assert not [path for path in left if path.exists() and b"loky" in path.read_bytes()]
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 0), (signal.SIGINT, 130)])
-def test_signal_in_an_evaluation_leaves_a_checkpoint(run, data_dir, tmp_path, reference, signum, status):
-    process = start_until(data_dir, tmp_path, lambda seed: (seed / "checkpoint.pt").exists())
+@pytest.mark.parametrize(("signum", "status", "at"), [(signal.SIGTERM, 143, 20), (signal.SIGUSR1, 0, 0),
+                                                      (signal.SIGINT, 130, 20)])  # fmt: skip
+def test_signal_in_an_evaluation_leaves_a_checkpoint(run, data_dir, tmp_path, reference, signum, status, at):
+    process = start_until(data_dir, tmp_path, lambda seed: step(seed) >= at)
     process.send_signal(signum)
     assert process.wait(timeout=20) == status
+    seed = tmp_path / "runs/drawer-open-v2/ipl_iql/seed-1"
+    assert at <= step(seed) and not (seed / "final.pt").exists()
     again = run("ipl_iql", *SMALL)
     assert again.returncode == 0, again.stderr
-    assert_same_run(tmp_path / "runs/drawer-open-v2/ipl_iql/seed-1", reference)
+    assert_same_run(seed, reference)
+    assert ("step       0 " in again.stdout + again.stderr) == (at == 0)  # it went on, or did not begin yet
 
 
-def test_damaged_checkpoints_and_folders_in_use_are_refused(run, data_dir, tmp_path):
+def test_a_folder_in_use_is_refused(run, data_dir, tmp_path):
     long = [*SMALL, "--total-steps", 1_000_000]
     process = start_until(data_dir, tmp_path, lambda seed: (seed / "checkpoint.pt").exists(), *long)
     busy = run("ipl_iql", *long)
     assert busy.returncode == 2 and f"pid {process.pid}" in busy.stderr and busy.stderr.count("\n") == 1
     process.kill()
     process.wait()
-    checkpoint = tmp_path / "runs/drawer-open-v2/ipl_iql/seed-1/checkpoint.pt"
-    content = checkpoint.read_bytes()
-    for damaged in (content[: len(content) // 2], b"", b"\x80\x04c__builtin__\nexit\n."):
-        checkpoint.write_bytes(damaged)
-        refused = run("ipl_iql", *long)
-        assert refused.returncode == 2 and str(checkpoint.name) in refused.stderr and refused.stderr.count("\n") == 1
 
 
 OTHERS = [name for name in sorted(path.stem for path in (REPOSITORY / "algorithms").glob("*.py")) if name != "ipl_iql"]
 
 
 @pytest.mark.parametrize(("script", "table"), [(script, "train.csv") for script in OTHERS] + [("pt_iql", "reward.csv")])
-def test_every_script_goes_on_after_kill_9(run, data_dir, tmp_path, script, table):
+def test_every_script_goes_on_after_kill_9(run, data_dir, tmp_path, whole, script, table):
     """Killed once, when `table` has its first rows; then the same rows and bytes as a run that was not."""
     arguments = [*SMALL, *SMALL_OF.get(script, [])]
-    whole = run(script, *arguments, "--run-dir", tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
+    expected = whole(script)
     folder = tmp_path / "runs/drawer-open-v2" / script / "seed-1"
 
     def ready(_seed) -> bool:
@@ -250,16 +254,21 @@ def test_every_script_goes_on_after_kill_9(run, data_dir, tmp_path, script, tabl
     assert not (folder / "final.pt").exists()
     again = run(script, *arguments)
     assert again.returncode == 0, again.stderr
-    assert_same_run(folder, tmp_path / "whole/seed-1")
+    assert_same_run(folder, expected)
     if script == "pt_iql":
-        assert (folder / "reward.csv").read_bytes() == (tmp_path / "whole/seed-1/reward.csv").read_bytes()
+        assert (folder / "reward.csv").read_bytes() == (expected / "reward.csv").read_bytes()
 
 
 @pytest.mark.parametrize("script", OTHERS)
-def test_every_script_trains_on_the_offline_dataset(run, script):
+def test_every_script_trains_on_the_offline_dataset(run, tmp_path, script):
     arguments = [*SMALL, *SMALL_OF.get(script, [])]
     done = run(script, *arguments, "--use-replay", "--dropout", 0.1, "--num-seeds", 2)
     assert done.returncode == 0, done.stderr
+    for seed in (1, 2):
+        folder = tmp_path / f"runs/drawer-open-v2/{script}/seed-{seed}"
+        assert "dataset" in json.loads((folder / "config.json").read_text())["dataset_fingerprint"]
+        assert [row["step"] for row in rows(folder / "eval.csv")] == ["0", "20", "40"]
+        assert all(p.isfinite().all() for p in tensors(folder / "final.pt").values())
 
 
 def test_oracle_needs_rewards(run, tmp_path):
@@ -289,6 +298,8 @@ def test_wandb_offline(run, tmp_path):
         (["--hidden-sizes", 0], "--hidden-sizes"),
         (["--num-critics", 0], "--num-critics"),
         (["--seed", "one"], "--seed"),
+        (["--seed", 10**20], "--seed"),
+        (["--threads", 10**10], "--threads"),
         (["--num-sedes", 3], "--num-seeds"),
         (["--device", "cuda:99"], "--device"),
         (["--device", "abacus"], "--device"),
@@ -303,10 +314,26 @@ def test_wandb_offline(run, tmp_path):
     ],
     ids=lambda value: "_".join(map(str, value)) if isinstance(value, list) else None,
 )
-def test_wrong_input_is_one_line_and_status_2(run, arguments, said):
-    done = run("ipl_iql", *SMALL, *arguments)
+def test_wrong_input_is_one_line_and_status_2(data_dir, tmp_path, monkeypatch, capsys, arguments, said):
+    """Of the script's last two lines, in this process; the next test runs some as real ones."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IPL_DATA_DIR", str(data_dir))
+    monkeypatch.setattr(sys, "argv", [ipl_iql.__file__, *map(str, (*SMALL, *arguments))])
+    threads = torch.get_num_threads()
+    with pytest.raises(SystemExit) as end, user_errors():
+        ipl_iql.train(parse_args(default_args(ipl_iql.Args, ipl_iql.DEFAULTS)))
+    torch.set_num_threads(threads)
+    errors = capsys.readouterr().err
+    assert end.value.code == 2 and said in errors and errors.count("\n") == 1
+    del end
+    gc.collect()  # and with it the folder's lock
+
+
+@pytest.mark.parametrize("wrong", ["--env drawr-open-v2", "--num-preferences 61", "--run-dir /proc/nowhere"])
+def test_a_wrong_command_is_one_line_and_status_2(run, wrong):
+    done = run("ipl_iql", *SMALL, *wrong.split())
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert wrong.split()[1] in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_help_shows_every_flag_of_the_contract(run):
