@@ -1,6 +1,7 @@
 # Source me from bash:  . ./setup_shell.sh
-# Makes and activates .venv with requirements.txt (installed once per change of that file), moves to the repository
-# and picks an off-screen renderer for MuJoCo. Also sourced by every cluster job; two at once wait for each other.
+# Makes and activates .venv with requirements.txt (installed once per change of that file), moves to the repository, and
+# sets MUJOCO_GL (an off-screen renderer), GOMP_SPINCOUNT and TORCHINDUCTOR_VEC_ISA_OK where they are not set. Also
+# sourced by every cluster job; two at once wait for each other.
 # shellcheck shell=bash
 
 _ipl_setup() {
@@ -55,7 +56,7 @@ _ipl_setup() {
     # cores 4 to 26 times as slow; short ones make a run alone slow where waking up is dear, as on virtual machines.
     export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-2000}
     # torch.compile builds and loads test programs for each of the processor's vector extensions; without that the first
-    # compilation on a machine takes 26 s for 35. (It still tries AMX, which old compilers do not know.)
+    # compilation on a machine takes 26 s instead of 35. (It still tries AMX, which old compilers do not know.)
     export TORCHINDUCTOR_VEC_ISA_OK=${TORCHINDUCTOR_VEC_ISA_OK:-1}
     echo "setup_shell: $verb .venv (Python $version), MUJOCO_GL=$MUJOCO_GL" >&2
 }

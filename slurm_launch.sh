@@ -21,7 +21,7 @@
 #   --valid-gpus 0,1         GPUs that --local may use
 #
 # A task checkpoints and requeues itself ahead of its time limit and when it is preempted; scancel ends it for good.
-# Exit status: 0; 2 wrong options (nothing was submitted); with --local 1 if a command failed, 130 if it was stopped.
+# Exit status: 0; 2 wrong options, or refused by SLURM; with --local 1 if a command failed, 130 if it was stopped.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -53,7 +53,7 @@ from common.runs import (
     user_errors,
 )
 
-ALGORITHM = "iql"
+ALGORITHM = Path(__file__).stem
 Params = dict[str, Tensor]  # w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1 but for critics
 
 
@@ -118,7 +118,7 @@ class Args:
     clip_score: float = 100.0
     """upper bound of the actor's weights"""
     expectile: float = 0.75
-    """expectile of V; above 0.5 leans to the better actions, 1 is their maximum"""
+    """expectile of V; above 0.5 leans to the better actions, towards 1 it nears their maximum"""
     actor_cosine: bool = True
     """let the actor's learning rate fall to zero along a cosine"""
     use_replay: bool = False
@@ -349,7 +349,7 @@ def train(args: Args) -> dict:
 def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: ReplayBuffer | None, workers: Workers,
                 stop: Signals) -> None:  # fmt: skip
     """Train seeds that stand at the same step, as one batch, to the end."""
-    seeds, start, device, run_dir = [run.seed for run in runs], runs[0].step, pairs.device, runs[0].folder.parent
+    seeds, start, device = [run.seed for run in runs], runs[0].step, pairs.device
     sizes = pairs.obs.shape[1], pairs.action.shape[1]
     states = [run.restore(init(args, run.seed, *sizes)) for run in runs]
     state = tree_map(lambda *leaves: torch.stack(leaves).to(device), *states)  # every leaf: (S, ...)
@@ -385,7 +385,7 @@ def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: Re
         if due or stop or time.perf_counter() - saved > 60:
             for run in runs:
                 run.time["train"] += time.perf_counter() - since
-            check_finite(run_dir, step, metrics, state)
+            check_finite(runs, step, metrics, state)
             checkpoint(step)
             if stop:
                 raise Interrupted
@@ -399,7 +399,7 @@ def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: Re
         bar.update()
         log = (step + 1) % args.log_every == 0 or step + 1 == args.total_steps
         if log or device.type == "cpu":  # elsewhere a look at every step would wait for the device
-            check_finite(run_dir, step + 1, metrics, state, batch)
+            check_finite(runs, step + 1, metrics, state, batch)
         if log:
             columns = {name: m.tolist() for name, m in metrics.items()}  # the only wait for the device
             for k, run in enumerate(runs):

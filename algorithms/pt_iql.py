@@ -70,7 +70,7 @@ from common.runs import (
     user_errors,
 )
 
-ALGORITHM = "pt_iql"
+ALGORITHM = Path(__file__).stem
 REWARD_SAVE_EVERY = 10
 """seconds between two writings of reward.pt, the checkpoint of phase 1"""
 Params = dict[str, Tensor]  # w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1 but for critics
@@ -137,9 +137,9 @@ class Args:
     clip_score: float = 100.0
     """upper bound of the actor's weights"""
     expectile: float = 0.75
-    """expectile of V; above 0.5 leans to the better actions, 1 is their maximum"""
+    """expectile of V; above 0.5 leans to the better actions, towards 1 it nears their maximum"""
     weighted_sum: bool = True
-    """score segments by preference attention; else by the mean of a Markovian head"""
+    """score segments by preference attention; else by the plain mean of their steps' rewards"""
     reward_width: int = 256
     """embedding width of the transformer"""
     reward_layers: int = 1
@@ -493,7 +493,7 @@ def train_reward(args: Args, run: Run, segments: Params, stop: Signals) -> Prefe
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        check_finite(run.folder.parent, progress["epoch"] + 1, {"loss of the reward model": loss.detach()}, {})
+        check_finite([run], progress["epoch"] + 1, {"loss of the reward model": loss.detach()}, {})
         progress["epoch"] += 1
         bar.update()
         if progress["epoch"] % 5 == 0 or progress["epoch"] == args.reward_epochs:
@@ -576,7 +576,7 @@ def label_transitions(model: PreferenceTransformer, obs: Tensor, action: Tensor,
     Args:
         obs: (M, O), action: (M, A), first: (M,) the first row of each row's trajectory.
         window: steps of a window, fewer where the trajectory has only begun.
-        horizon: steps of an episode of the environment.
+        horizon: the authors' scale of a trajectory's return: 1000 for D4RL, else 500; of segments alone their length.
 
     Returns:
         (M,), scaled as the authors do: by the horizon over the range of the trajectories' returns.
@@ -666,7 +666,7 @@ def train(args: Args) -> dict:
 def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: ReplayBuffer | None, workers: Workers,
                 stop: Signals) -> None:  # fmt: skip
     """Train seeds that stand at the same step, as one batch, to the end."""
-    seeds, start, device, run_dir = [run.seed for run in runs], runs[0].step, pairs.device, runs[0].folder.parent
+    seeds, start, device = [run.seed for run in runs], runs[0].step, pairs.device
     sizes = pairs.obs.shape[1], pairs.action.shape[1]
     states = [run.restore(init(args, run.seed, *sizes)) for run in runs]
     state = tree_map(lambda *leaves: torch.stack(leaves).to(device), *states)  # every leaf: (S, ...)
@@ -702,7 +702,7 @@ def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: Re
         if due or stop or time.perf_counter() - saved > 60:
             for run in runs:
                 run.time["train"] += time.perf_counter() - since
-            check_finite(run_dir, step, metrics, state)
+            check_finite(runs, step, metrics, state)
             checkpoint(step)
             if stop:
                 raise Interrupted
@@ -716,7 +716,7 @@ def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: Re
         bar.update()
         log = (step + 1) % args.log_every == 0 or step + 1 == args.total_steps
         if log or device.type == "cpu":  # elsewhere a look at every step would wait for the device
-            check_finite(run_dir, step + 1, metrics, state, batch)
+            check_finite(runs, step + 1, metrics, state, batch)
         if log:
             columns = {name: m.tolist() for name, m in metrics.items()}  # the only wait for the device
             for k, run in enumerate(runs):

@@ -25,10 +25,11 @@ import tyro
 from common.datasets import atomic
 from common.envs import InputError, resolve
 from common.evaluate import bootstrap
-from common.runs import INCIDENTAL, parse_args, user_errors
+from common.runs import INCIDENTAL, headline, parse_args, user_errors
 
 NAMES = {"success": "success, %", "score": "D4RL score", "return_mean": "return"}  # of the metrics
 SCALE = {"success": 100.0}  # shown in percent
+UNSET = "unset"  # an argument that there was not yet when a run was made
 METHODS = ("ipl_iql", "mr_iql", "ipl_awac", "ipl_xql", "pt_iql", "iql")  # each looks the same in all pictures
 # Okabe and Ito's colours, told apart by the colour-blind; line styles and markers tell them apart in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -49,7 +50,7 @@ class ReportArgs:
     """x-axis of the curves: step, wall-clock (data, training and evaluation of the process, with all seeds that it
     trained at once), or pairs (no curves, last values against the number of pairs)"""
     metric: str = ""
-    """success, score or return_mean; empty: score where there is one, else success"""
+    """success, score or return_mean; empty: the first of score, success and return that there is"""
     into: str = ""
     """Markdown file whose lines between `<!-- report -->` and `<!-- end of report -->` become the tables"""
 
@@ -86,7 +87,7 @@ def read_seed(folder: Path, metric: str) -> Seed:
         rows = [row for row in csv.DictReader(file) if None not in row.values()]
     if not rows:
         raise ValueError("no evaluation yet")
-    metric = metric or ("score" if rows[0]["score"] else "success")
+    metric = metric or headline(rows[0])[0]
     rows = [row for row in rows if row[metric]]
     if not rows:
         raise ValueError(f"eval.csv has no {metric}")
@@ -158,16 +159,17 @@ def group(seeds: list[Seed]) -> dict[tuple[str, int, str], list[Seed]]:
     usual = {"env", "seed", "algorithm", "num_preferences", "eval_every", "eval_episodes", "log_every",
              *INCIDENTAL} - {"preferences", "dataset"}  # fmt: skip
     values: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    names = sorted({name for seed in seeds for name in seed.args} - usual)
     for seed in seeds:
-        for name, value in seed.args.items():
-            if name not in usual and value is not None:  # None: the fingerprint of what was not read
+        for name in names:
+            if (value := seed.args.get(name, UNSET)) is not None:  # None: the fingerprint of what was not read
                 values[seed.args["algorithm"], seed.args["env"], name].add(json.dumps(value))
     varied = {key for key, found in values.items() if len(found) > 1}
     varied |= {(method, suite(env), name) for method, env, name in varied if name not in ("preferences", "dataset")}
     groups = defaultdict(list)
     for seed in sorted(seeds, key=lambda seed: (seed.args["seed"], -seed.step[-1])):  # of twins the one that went on
         method, env = seed.args["algorithm"], seed.args["env"]
-        own = [f"{name}={words(value)}" for name, value in sorted(seed.args.items())
+        own = [f"{name}={words(seed.args.get(name, UNSET))}" for name in names
                if {(method, env, name), (method, suite(env), name)} & varied]  # fmt: skip
         key = env, seed.args["num_preferences"], " ".join([method, *own])
         twin = next((other for other in groups[key] if other.args["seed"] == seed.args["seed"]), None)
@@ -260,9 +262,9 @@ def ablation_table(seeds: list[Seed]) -> list[list[str]]:
     for name in sorted({name for seed in seeds for name in seed.args} - skip - {"env", "algorithm"}):
         settings: dict[str, dict] = defaultdict(lambda: defaultdict(list))  # all other arguments -> value -> results
         for seed in seeds:
-            if name in seed.args:
-                rest = {k: v for k, v in seed.args.items() if k not in skip | {name}}
-                settings[json.dumps(rest, sort_keys=True)][json.dumps(seed.args[name])].append(seed.value[-1])
+            rest = {k: v for k, v in seed.args.items() if k not in skip | {name}}
+            value = json.dumps(seed.args.get(name, UNSET))
+            settings[json.dumps(rest, sort_keys=True)][value].append(seed.value[-1])
         settings = {rest: results for rest, results in settings.items() if len(results) > 1}  # else nothing to compare
         values = {value: json.loads(value) for results in settings.values() for value in results}
         whole = [results for results in settings.values() if len(results) == len(values)]
@@ -282,9 +284,9 @@ def note(seeds: list[Seed]) -> str:
     commits, episodes = Counter(seed.commit for seed in seeds), sorted({seed.episodes for seed in seeds})
     code = ", ".join(f"{commit.removesuffix('+')} ({count} runs{', files changed' if commit[-1] == '+' else ''})"
                      for commit, count in sorted(commits.items()))  # fmt: skip
-    return ("Mean and 95 % bootstrap interval over seeds; that of 3 seeds spans the lowest to the highest and holds "
-            "the true mean 3 times in 4. Last: at the last step. Best: each seed's best evaluation, biased upwards. "
-            f"Episodes of an evaluation: {', '.join(map(str, episodes))}. Code: {code}.")  # fmt: skip
+    return ("Mean and 95 % bootstrap interval over seeds; of 3 seeds it is the lowest and the highest, and holds the "
+            "true mean 3 times in 4, not 95 in 100. Last: at the last step. Best: each seed's best evaluation, biased "
+            f"upwards. Episodes of an evaluation: {', '.join(map(str, episodes))}. Code: {code}.")  # fmt: skip
 
 
 def markdown(rows: list[list[str]]) -> str:

@@ -1,7 +1,7 @@
 """The command line and a run's folder: arguments, files, locks, signals, resuming. The same for every algorithm.
 
 A run's folder holds one folder a seed, each what a single-seed run would have written: config.json, train.csv,
-eval.csv, time.csv, checkpoint.pt, best.pt, final.pt, TensorBoard events, videos/.
+eval.csv, time.csv, checkpoint.pt, best.pt, final.pt, TensorBoard events, videos/; of pt_iql also reward.csv, reward.pt.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ SCHEMA = 1
 """version of checkpoint.pt"""
 INCIDENTAL = (
     "num_seeds", "data_dir", "run_dir", "overwrite", "track", "wandb_project", "wandb_entity", "capture_video",
-    "device", "compile", "threads", "dataset", "preferences",
+    "log_every", "device", "compile", "threads", "dataset", "preferences",
 )  # fmt: skip
-"""arguments that a resumed run may change: none changes the method (device and threads change the last bits of numbers;
-files are compared by content)"""
+"""arguments that a resumed run may change: none changes the method (device, compile, threads and num_seeds change the
+last bits of numbers; files are compared by content)"""
 
 
 # ---------------------------------------------------------------- command line
@@ -186,21 +186,27 @@ class NotFinite(RuntimeError):
     """A loss is NaN or infinite."""
 
 
-def check_finite(run_dir: Path, step: int, metrics: dict, state: dict, batch: dict | None = None) -> None:
-    """Raises NotFinite where a metric of update `step` is NaN or infinite, and saves what made it for a look.
+def check_finite(runs: list[Run], step: int, metrics: dict, state: dict, batch: dict | None = None) -> None:
+    """Raises NotFinite where a metric (S,) of update `step` is NaN or infinite, and saves what made it for a look.
 
     RUN_DIR/not-finite.pt: metrics, state (after that update) and batch, of all seeds of this process. Without `batch`,
     ahead of a checkpoint, the state's numbers are looked at too.
     """
-    bad = [name for name, metric in metrics.items() if not metric.isfinite().all()]
-    if batch is None:
-        for name, network in state.items():
-            tree_map(lambda leaf, name=name: leaf.isfinite().all() or bad.append(name), network)
+    bad, seeds = {}, set()  # names, in their order; seeds
+
+    def look(name: str, leaf: torch.Tensor) -> None:  # (S, ...)
+        if not leaf.isfinite().all():
+            bad[name] = True
+            finite = leaf.isfinite().reshape(len(runs), -1).all(1)
+            seeds.update(run.seed for run, fine in zip(runs, finite.tolist(), strict=True) if not fine)
+
+    for name, leaves in (metrics if batch is not None else {**metrics, **state}).items():
+        tree_map(lambda leaf, name=name: look(name, leaf), leaves)
     if bad:
-        path = run_dir / "not-finite.pt"
+        path = runs[0].folder.parent / "not-finite.pt"
         save(path, {"schema": SCHEMA, "step": step, "metrics": metrics, "state": state, "batch": batch or {}})
-        what = ", ".join(dict.fromkeys(bad))
-        raise NotFinite(f"update {step}: {what} not finite; see {path}; the checkpoint before it is intact")
+        what = f"{', '.join(bad)} not finite (seed {', '.join(map(str, sorted(seeds)))})"
+        raise NotFinite(f"update {step}: {what}; see {path}; the checkpoint before it is intact")
 
 
 # ---------------------------------------------------------------- a seed's folder
@@ -216,7 +222,10 @@ class Run:
 
     def __init__(self, folder: Path, args, algorithm: str):
         self.folder, self.algorithm, self.seed = Path(folder), algorithm, args.seed
-        self.args = json.loads(json.dumps(dataclasses.asdict(args) | {"num_seeds": 1}, default=str))  # as it is stored
+        self.args, self.usual = (
+            json.loads(json.dumps(dataclasses.asdict(values) | {"num_seeds": 1}, default=str))  # as they are stored
+            for values in (args, type(args)())
+        )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
@@ -267,6 +276,7 @@ class Run:
     def _compare(self, now: dict, before: dict, algorithm: str) -> None:
         if algorithm != self.algorithm:
             raise InputError(f"{self.folder}: holds a run of {algorithm}; choose another --run-dir, or --overwrite it")
+        before = {**self.usual, **before} if before else {}  # a flag that there was not yet had its default
         changed = [f"--{name.replace('_', '-')} {before[name]} -> {now[name]}" for name in now
                    if name in before and name not in INCIDENTAL and before[name] != now[name]]  # fmt: skip
         if changed:
@@ -300,7 +310,12 @@ class Run:
             for item in self.folder.iterdir():
                 if item.name != ".lock":
                     shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
-        config = {"algorithm": self.algorithm, "args": self.args, **git_state(), "versions": versions(),
+        code, old = git_state(), self.config if self.started else {}
+        if changed := old.get("git_commit", code["git_commit"]) != code["git_commit"]:
+            print(f"{self.folder}: was started at commit {old['git_commit']}, goes on with other code", file=sys.stderr)
+        if changed or old.get("git_dirty"):
+            code["git_dirty"] = True
+        config = {"algorithm": self.algorithm, "args": self.args, **code, "versions": versions(),
                   "device": describe(device), "threads": torch.get_num_threads(),
                   "dataset_fingerprint": data,
                   "wandb_id": self.config.get("wandb_id") or secrets.token_hex(4)}  # fmt: skip
@@ -348,26 +363,33 @@ class Run:
                     raise ValueError
             except (ValueError, KeyError, TypeError, csv.Error):
                 raise InputError(f"{path}: has a damaged row; mend it or start anew with --overwrite") from None
-            with atomic(path) as partial, open(partial, "w", newline="") as file:
-                if rows:
-                    writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-                    writer.writeheader()
-                    writer.writerows(rows)
+            self._write_table(path, rows)
         self.rows[name] = rows
+
+    def _write_table(self, path: Path, rows: list[dict[str, str]]) -> None:
+        with atomic(path) as partial, open(partial, "w", newline="") as file:
+            if rows:
+                writer = csv.DictWriter(file, rows[0], restval="", lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
 
     def log(self, name: str, step: int, row: dict[str, float | None]) -> None:
         """Append a row to NAME.csv and send it to TensorBoard and wandb. None: an empty cell."""
         if self.rows[name] and int(self.rows[name][-1]["step"]) >= step:
             return  # written just before a kill, now computed again
-        cells = {"step": step, **{k: "" if v is None else v for k, v in row.items()}}
-        path = self.folder / f"{name}.csv"
-        with open(path, "a", newline="") as file:
-            # a method may stop reporting a loss (its phase is over): an empty cell under the first row's names
-            writer = csv.DictWriter(file, self.rows[name][0] if self.rows[name] else cells, lineterminator="\n")
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(cells)
-        self.rows[name].append({k: str(v) for k, v in cells.items()})
+        cells = {"step": str(step), **{k: "" if v is None else str(v) for k, v in row.items()}}
+        path, rows = self.folder / f"{name}.csv", self.rows[name]
+        rows.append(cells)
+        # a method may begin or stop to report a loss with a phase of it: empty cells in the other rows
+        if new := dict.fromkeys((k for k in cells if k not in rows[0]), ""):
+            rows[0] |= new
+            self._write_table(path, rows)
+        else:
+            with open(path, "a", newline="") as file:
+                writer = csv.DictWriter(file, rows[0], restval="", lineterminator="\n")
+                if file.tell() == 0:
+                    writer.writeheader()
+                writer.writerow(cells)
         tags = {k if "/" in k else f"{name}/{k}": v for k, v in row.items() if v is not None}
         if self.board:
             with self._optional("board"):
@@ -392,8 +414,8 @@ class Run:
         """The last evaluation in a few words."""
         if not self.rows["eval"]:
             return "-"
-        row = self.rows["eval"][-1]
-        return f"success {float(row['success']):.2f}" if row["success"] else f"score {float(row['score']):.1f}"
+        name, value = headline(self.rows["eval"][-1])
+        return f"{name} {value:.{2 if name == 'success' else 1}f}"
 
     def save_actor(self, name: str, step: int, actor: dict[str, torch.Tensor]) -> None:
         """Write best.pt or final.pt: the actor, and what is needed to run it."""
@@ -437,10 +459,15 @@ class Run:
         self.lock.close()
 
 
+def headline(row: dict) -> tuple[str, float]:
+    """The number that an evaluation is judged by: D4RL score, else success, else the return."""
+    name = next(name for name in ("score", "success", "return_mean") if row[name] not in (None, ""))
+    return name, float(row[name])
+
+
 def score(row: dict) -> tuple[float, float]:
-    """What makes an evaluation better: D4RL score, else success; then the return."""
-    main = row["score"] if row["score"] not in (None, "") else row["success"]
-    return (float(main) if main not in (None, "") else 0.0, float(row["return_mean"]))
+    """What makes an evaluation better: its headline; then the return."""
+    return headline(row)[1], float(row["return_mean"])
 
 
 def read_saved(path: Path, names: tuple[str, ...], mend: str = "delete it or start anew with --overwrite") -> dict:
@@ -487,14 +514,13 @@ def save(path: Path, content: dict) -> None:
 def print_summary(runs: list[Run]) -> dict:
     """Print the closing table; returns {seed: summary}."""
     results = {run.seed: run.summary() for run in runs}
-    name = "success" if all(result["last"]["score"] is None for result in results.values()) else "score"
+    name = headline(next(iter(results.values()))["last"])[0]
     head = "  ".join(f"{when + ': step':>10} {name:>8} {'return':>9}" for when in ("last", "best"))
     print(f"\nseed  {head}")
     for seed, result in results.items():
         cells = []
         for row in (result["last"], result["best"]):
-            shown = row["score"] if row["score"] is not None else row["success"]
-            cells.append(f"{int(row['step']):>10} {shown:>8.2f} {row['return_mean']:>9.1f}")
+            cells.append(f"{int(row['step']):>10} {headline(row)[1]:>8.2f} {row['return_mean']:>9.1f}")
         print(f"{seed:>4}  {'  '.join(cells)}")
     total = max(results.values(), key=lambda r: sum(r["time"].values()))["time"]
     print(
@@ -507,7 +533,7 @@ def print_summary(runs: list[Run]) -> dict:
 
 # ---------------------------------------------------------------- provenance
 def git_state() -> dict[str, str | bool | None]:
-    """Commit of the code and whether it differs from it; None outside a git checkout."""
+    """Commit of the code and whether algorithms/ or common/ differ from it; None outside a git checkout."""
 
     def git(*words: str) -> str:
         here = Path(__file__).resolve().parent
@@ -516,7 +542,8 @@ def git_state() -> dict[str, str | bool | None]:
         ).stdout.strip()
 
     try:
-        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain"))}
+        dirty = bool(git("status", "--porcelain", "--", "../algorithms", "."))
+        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": dirty}
     except (OSError, subprocess.SubprocessError):
         return {"git_commit": None, "git_dirty": None}
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # MetaWorld, synthetic preferences: the paper's scaling with the number of pairs (Hejna & Sadigh 2023).
-# Prints one command a run; narrow it with the variables below, e.g. SEEDS="1 2" bash sweeps/metaworld.sh.
+# Prints one command a setting; narrow it with the variables below, e.g. SEEDS="1 2" bash sweeps/metaworld.sh.
 # The SEEDS of one setting share a process; SEEDS_PER_RUN=1 gives each its own. ARGS is added to every command.
 set -euo pipefail
 # shellcheck source=sweeps/seeds.bash

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # MetaWorld with small networks: how far each method gets with few parameters (Hejna & Sadigh 2023).
-# Prints one command a run; narrow it with the variables below, e.g. SEEDS="1 2" bash sweeps/reduced_parameters.sh.
+# Prints one command a setting; narrow it with the variables below, e.g. SEEDS="1 2" bash sweeps/reduced_parameters.sh.
 # The SEEDS of one setting share a process; SEEDS_PER_RUN=1 gives each its own. ARGS is added to every command.
 set -euo pipefail
 # shellcheck source=sweeps/seeds.bash

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Robomimic, human preferences: the paper's main table (Hejna & Sadigh 2023).
-# Prints one command a run; narrow it with the variables below, e.g. SEEDS="1 2" bash sweeps/robomimic.sh.
+# Prints one command a setting; narrow it with the variables below, e.g. SEEDS="1 2" bash sweeps/robomimic.sh.
 # The SEEDS of one setting share a process; SEEDS_PER_RUN=1 gives each its own. ARGS is added to every command.
 set -euo pipefail
 # shellcheck source=sweeps/seeds.bash

@@ -598,3 +598,49 @@ def test_damaged_rows_are_refused_and_a_cut_one_is_dropped(tmp_path):
     run.open_table("train", 1)
     assert table.read_text() == "step,a\n1,2\n"
     run.close()
+
+
+def test_a_metric_that_comes_or_goes_has_empty_cells(tmp_path):
+    from algorithms.ipl_iql import Args
+
+    run = Run(tmp_path / "seed-1", Args(), "ipl_iql")
+    run.open_table("train", -1)
+    for step, row in ((10, {"a": 1.0}), (20, {"a": 2.0, "b": 3.0}), (30, {"b": 4.0})):
+        run.log("train", step, row)
+    assert (tmp_path / "seed-1/train.csv").read_text() == "step,a,b\n10,1.0,\n20,2.0,3.0\n30,,4.0\n"
+    run.open_table("train", 20)
+    run.log("train", 30, {"b": 4.0})
+    assert (tmp_path / "seed-1/train.csv").read_text() == "step,a,b\n10,1.0,\n20,2.0,3.0\n30,,4.0\n"
+    run.close()
+
+
+def test_a_flag_that_an_older_run_had_not_had_its_default(tmp_path):
+    from algorithms.ipl_iql import Args
+
+    run = Run(tmp_path / "seed-1", Args(), "ipl_iql")
+    del run.args["beta"]
+    run.time = {"data": 0.0, "train": 0.0, "eval": 0.0}
+    run.save_checkpoint(5, {})
+    run.close()
+    Run(tmp_path / "seed-1", Args(), "ipl_iql").close()
+    with pytest.raises(InputError, match=r"--beta 0.333\d* -> 0.5"):
+        Run(tmp_path / "seed-1", Args(beta=0.5), "ipl_iql")
+
+
+def test_code_that_changed_under_a_run_is_said(whole, data_dir, tmp_path, capsys):
+    """In config.json and on stderr; and stays said."""
+    from algorithms.ipl_iql import Args
+
+    shutil.copytree(whole(), tmp_path / "seed-1")
+    (tmp_path / "seed-1/final.pt").unlink()
+    path = tmp_path / "seed-1/config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"git_commit": "0" * 40, "git_dirty": False}))
+    words = [*SMALL, "--data-dir", str(data_dir)]
+    args = parse_args(default_args(Args, {}, words), words)
+    for _ in range(2):
+        run = Run(tmp_path / "seed-1", args, "ipl_iql")
+        run.open(config["dataset_fingerprint"], torch.device("cpu"), track=False)
+        run.close()
+        assert json.loads(path.read_text())["git_dirty"]
+    assert capsys.readouterr().err.count(f"was started at commit {'0' * 40}, goes on with other code") == 1

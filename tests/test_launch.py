@@ -55,8 +55,8 @@ def test_sweeps_narrow():
         "-seed 1 --num-seeds 2"[-20:], "-seed 3 --num-seeds 2"[-20:], "-seed 5 --num-seeds 1"[-20:]]  # fmt: skip
     assert len(lines(REPOSITORY / "sweeps/metaworld.sh")) == 5 * 5 * 4
     ablations = lines(REPOSITORY / "sweeps/ablations.sh", TASKS="drawer-open-v2", CHI2_COEFF="", BETA="")
-    assert [re.search(r"--expectile \S+|$", line)[0] for line in ablations] == [
-        "", "--expectile 0.6", "--expectile 0.7", "--expectile 0.8", "--expectile 0.9"]  # fmt: skip
+    assert re.findall(r"--expectile (\S+)", " ".join(ablations)) == ["0.6", "0.7", "0.8", "0.9"]
+    assert sum(line.endswith("/default") for line in ablations) == 1 and not any("--beta" in line for line in ablations)
 
 
 def test_shellcheck():

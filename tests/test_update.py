@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import math
 import subprocess
@@ -13,10 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from algorithms import ipl_awac, ipl_iql, ipl_xql, iql, mr_iql, pt_iql
+from algorithms import ipl_iql, iql, mr_iql
 from algorithms.ipl_iql import expectile_loss, implied_reward, log_prob, preference_loss
 from algorithms.ipl_xql import gumbel_loss
-from common.runs import tree_map
+from common.envs import mean_action
+from common.runs import actor_arrays, tree_map
 from tests import parity
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
@@ -100,7 +102,8 @@ def test_gumbel_regression_of_large_temperature_is_the_mean_and_of_small_the_max
 
 
 # ---------------------------------------------------------------- seeds, compilation
-SCRIPTS = (ipl_iql, ipl_awac, ipl_xql, mr_iql, pt_iql, iql)
+SCRIPTS = [importlib.import_module(f"algorithms.{path.stem}")
+           for path in sorted((Path(__file__).parent.parent / "algorithms").glob("*.py"))]  # fmt: skip
 
 
 def small(script=ipl_iql, **changes):
@@ -199,6 +202,18 @@ def test_reward_model_stops_learning_after_its_steps():
     assert largest_difference(early, final_state(mr_iql, args, [1], 4)["reward"]) > 0
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.ALGORITHM)
+def test_evaluation_runs_the_network_that_is_trained(script):
+    """The workers have no torch: theirs is a copy, by numpy, of the scripts' actor."""
+    actor = tree_map(lambda p: p.unsqueeze(0) + 0.1, script.init(small(script), 1, OBS, ACT)["actor"])
+    obs = torch.randn(1, 7, OBS, generator=torch.Generator().manual_seed(0))
+    trained, _ = script.policy(actor, obs)
+    arrays = actor_arrays(actor, 0)
+    for k in range(7):
+        got = torch.from_numpy(mean_action(arrays, obs[0, k].numpy()))
+        torch.testing.assert_close(got, trained[0, k].clamp(-1, 1))
+
+
 # ---------------------------------------------------------------- one house style
 MAY_DIFFER = {  # name: (reason, the groups of scripts within which it is still the same)
     "Args": ("each method's own hyper-parameters", []),
@@ -221,7 +236,10 @@ def test_same_names_mean_the_same_code():
             _, groups = MAY_DIFFER.get(node.name, ("", [tuple(s.ALGORITHM for s in SCRIPTS)]))
             group = next((g for g in groups if script.ALGORITHM in g), script.ALGORITHM)
             first, code = seen.setdefault((node.name, group), (script.ALGORITHM, ast.unparse(node)))
-            assert ast.unparse(node) == code, f"{node.name} differs between {first} and {script.ALGORITHM}"
+            assert ast.unparse(node) == code, (
+                f"{node.name} differs between {first} and {script.ALGORITHM}: make it the same, rename it, or give the "
+                "reason in MAY_DIFFER"
+            )
     assert {"mlp", "adam_", "descend", "train_seeds"} <= {name for name, _ in seen}
 
 
