@@ -3,8 +3,8 @@
 
     python algorithms/ipl_xql.py --env button-press-topdown-v2
 
-The Q-function implies a reward, r(s, a) = Q(s, a) - gamma V(s') (inverse soft Bellman operator, equation 5), and that
-reward carries the Bradley-Terry loss of the preferences (equation 6) with a chi^2 regulariser (equation 7). One update:
+The Q-function implies a reward, r(s, a) = Q(s, a) - gamma V(s'), by the inverse soft Bellman operator. That reward
+carries the Bradley-Terry loss of the preferences and a chi^2 regulariser. One update:
 
     1. V      Gumbel regression towards the target critic's Q
     2. Q      preference loss + regulariser on the implied reward, with the new V
@@ -198,19 +198,19 @@ def policy(actor: Params, obs: Tensor, masks: Sequence[Tensor] = ()) -> tuple[Te
 
 # ---------------------------------------------------------------- losses: one number a seed
 def gumbel_loss(diff: Tensor, alpha: float, clip: float, weight: Tensor) -> Tensor:  # (S, N), (N,) -> (S,)
-    """exp(z) - z - 1 of z = (q - v) / alpha (XQL, Garg et al. 2023, equation 9); exp is linear above `clip` [D7]."""
+    """exp(z) - z - 1 of z = (q - v) / alpha (Gumbel regression, Garg et al. 2023); exp is linear above `clip` [D7]."""
     z = diff / alpha
     low = z.clamp(max=clip)
     return (weight * (low.exp() * (1 + z - low) - z - 1)).sum(-1)
 
 
 def implied_reward(q: Tensor, next_v: Tensor, discount: Tensor) -> Tensor:  # (S, E, N), (S, N), (S, N) -> (S, E, N)
-    """r(s, a) = Q(s, a) - gamma V(s'), the inverse Bellman operator (IPL, equation 5)."""
+    """r(s, a) = Q(s, a) - gamma V(s'), IPL's inverse Bellman operator."""
     return q - (discount * next_v).unsqueeze(1)
 
 
 def preference_loss(reward: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:  # (S, E, 2BL), (S, B) -> (S,), (S,)
-    """Bradley-Terry cross-entropy of the segments' summed rewards (IPL, equation 6), and the accuracy but for ties."""
+    """Bradley-Terry cross-entropy of the segments' summed rewards, and the accuracy but for ties."""
     seeds, critics, _ = reward.shape
     first, second = reward.view(seeds, critics, 2, label.shape[-1], -1).sum(-1).unbind(2)  # (S, E, B)
     logits, label = second - first, label.unsqueeze(1).expand_as(first)

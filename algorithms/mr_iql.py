@@ -198,7 +198,7 @@ def expectile_loss(diff: Tensor, expectile: float, weight: Tensor) -> Tensor:  #
 
 
 def preference_loss(reward: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:  # (S, 1, 2B(L+1)), (S, B) -> (S,), (S,)
-    """Bradley-Terry cross-entropy of the segments' summed rewards (IPL, equation 6), and the accuracy but for ties."""
+    """Bradley-Terry cross-entropy of the segments' summed rewards, and the accuracy but for ties."""
     seeds, critics, _ = reward.shape
     first, second = reward.view(seeds, critics, 2, label.shape[-1], -1).sum(-1).unbind(2)  # (S, E, B)
     logits, label = second - first, label.unsqueeze(1).expand_as(first)
