@@ -17,6 +17,7 @@
 #   --partition --time --nodes --ntasks-per-node --mem --output --error --exclude --nodelist --account: as in sbatch
 #   --                       what follows goes to sbatch as it is
 #   --local                  run here, as many tasks at a time as fit, each on its own --cpus cores and --gpus GPUs
+#                            (without --gpus they see none)
 #   --valid-cpus 0-7         cores that --local may use (default: all that this process may)
 #   --valid-gpus 0,1         GPUs that --local may use
 #
@@ -292,7 +293,7 @@ read -r -a ids < <(sed -n "$((SLURM_ARRAY_TASK_ID + first + 1))p" "$dir/tasks-$s
 [ ${#ids[@]} -gt 0 ] || { echo "cannot read $dir/tasks-$submission.txt"; exit 1; }
 share=$((${SLURM_CPUS_PER_TASK:-1} / ${#ids[@]}))  # cores of each command
 ((share > 0)) || share=1
-export SLURM_CPUS_PER_TASK=$share OMP_NUM_THREADS=$share MKL_NUM_THREADS=$share
+export SLURM_CPUS_PER_TASK=$share OMP_NUM_THREADS=$share MKL_NUM_THREADS=$share TORCHINDUCTOR_COMPILE_THREADS=$share
 
 for id in "${ids[@]}"; do
     word="" by=""
@@ -351,7 +352,9 @@ if [ -n "$local" ]; then
     flock --unlock 9
     # shellcheck disable=SC2016  # expanded by the shell that runs it
     slot='read -r -a cpus <<<"$1"; read -r -a gpus <<<"$2"; at=$((SLOT * $3))
-        [ "$4" = 0 ] || export CUDA_VISIBLE_DEVICES=$(IFS=,; echo "${gpus[*]:$((SLOT * $4)):$4}")
+        if [ "$4" = 0 ]; then  # robosuite takes an empty list for a bad number, unless it is told the renderer
+            export CUDA_VISIBLE_DEVICES= MUJOCO_EGL_DEVICE_ID=${MUJOCO_EGL_DEVICE_ID:-0}
+        else export CUDA_VISIBLE_DEVICES=$(IFS=,; echo "${gpus[*]:$((SLOT * $4)):$4}"); fi
         export SLURM_CPUS_PER_TASK=$3 SLURM_ARRAY_TASK_ID=$6
         taskset -c "$(IFS=,; echo "${cpus[*]:$at:$3}")" bash "$5" 2>>"${5%.sh}.log" || exit 1'
     # A group of its own, so that all of it, and nothing else, can be ended.

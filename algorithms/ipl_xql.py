@@ -30,6 +30,7 @@ because the exponential follows the largest errors of Q and V grows without end.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -37,7 +38,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -110,7 +110,7 @@ class Args:
     compile: bool = True
     """compile the update (torch.compile); without a C++ compiler it runs eager"""
     matmul_precision: str = "highest"
-    """float32 matrix products: highest, high (tf32) or medium (bfloat16)"""
+    """float32 matrix products: highest, high or medium; on a GPU both are tf32, on a CPU medium is bfloat16"""
     threads: int = 0
     """CPU threads; 0: this process's cores, at most 4"""
 
@@ -222,7 +222,7 @@ def preference_loss(reward: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:  # 
 
 def log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:  # (S, N, A), (S, 1, A), (S, N, A) -> (S, N)
     """Log density of a Gaussian with independent dimensions."""
-    return (-0.5 * ((action - mean) / log_std.exp()).square() - log_std - 0.5 * np.log(2 * np.pi)).sum(-1)
+    return (-0.5 * ((action - mean) / log_std.exp()).square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
 # ---------------------------------------------------------------- initial state and update
@@ -392,7 +392,7 @@ def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: Re
     states = [run.restore(init(args, run.seed, *sizes)) for run in runs]
     state = tree_map(lambda *leaves: torch.stack(leaves).to(device), *states)  # every leaf: (S, ...)
     update = make_update(args)
-    if args.compile and (missing := can_compile()):
+    if args.compile and (missing := can_compile(device)):
         print(f"torch.compile needs {missing}: the update runs eager, somewhat slower", file=sys.stderr)
     elif args.compile:
         torch.compiler.reset()  # graphs of an earlier batch of seeds count against dynamo's limit

@@ -41,7 +41,7 @@ INCIDENTAL = (
     "log_every", "device", "compile", "threads", "dataset", "preferences",
 )  # fmt: skip
 """arguments that a resumed run may change: none changes the method (device, compile, threads and num_seeds change the
-last bits of numbers; files are compared by content)"""
+last bits of numbers, another kind of device also dropout masks and noise; files are compared by content)"""
 
 
 # ---------------------------------------------------------------- command line
@@ -55,10 +55,15 @@ def user_errors():
     """One line on stderr, not a traceback: for wrong input (exit status 2), a fault of the machine or a number (1)."""
     try:
         yield
-    except (InputError, OSError, WorkersError, NotFinite) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except (InputError, OSError, WorkersError, NotFinite, torch.OutOfMemoryError, torch.AcceleratorError) as error:
+        words = str(error).splitlines()[:1] if isinstance(error, torch.AcceleratorError) else str(error).split()
+        reason = " ".join(words) or type(error).__name__
         print(f"{Path(sys.argv[0]).name}: error: {reason}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, InputError) else 1) from None
+    except RuntimeError as error:
+        if type(error).__module__.startswith("torch._"):
+            print("torch.compile failed; --no-compile runs the update eager", file=sys.stderr)
+        raise
 
 
 def parse_args(defaults, argv: list[str] | None = None):
@@ -128,17 +133,30 @@ def setup_device(args) -> torch.device:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {args.device}: {str(error).splitlines()[0]}; try --device cpu") from None
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif (args.device == "auto" and torch.version.cuda and Path("/dev/nvidiactl").exists()
+          and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")):  # fmt: skip
+        print("this torch cannot use the GPU here: training on the CPU (--device cuda says why)", file=sys.stderr)
     # Matrices of a few hundred rows do not feed more than a handful of threads.
     torch.set_num_threads(args.threads or min(4, available_cpus()))
     torch.set_float32_matmul_precision(args.matmul_precision)
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # advice against the default, at each start
     return device
 
 
-def can_compile() -> str:
-    """Empty, or what torch.compile lacks here: it makes C++ (also for CUDA) that includes Python.h."""
+def can_compile(device: torch.device) -> str:
+    """Empty, or what torch.compile lacks here: it makes C++, or launchers in C for CUDA; both include Python.h."""
     import sysconfig
 
-    if not shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")):
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        if not has_triton():
+            return "Triton and a GPU of compute capability 7.0"
+        if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+            return "a C compiler (Debian: gcc)"
+    elif not shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")):
         return "a C++ compiler (Debian: g++)"
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
         return "Python.h (Debian: python3-dev)"
@@ -204,7 +222,8 @@ def check_finite(runs: list[Run], step: int, metrics: dict, state: dict, batch: 
         tree_map(lambda leaf, name=name: look(name, leaf), leaves)
     if bad:
         path = runs[0].folder.parent / "not-finite.pt"
-        save(path, {"schema": SCHEMA, "step": step, "metrics": metrics, "state": state, "batch": batch or {}})
+        parts = {"metrics": metrics, "state": state, "batch": batch or {}}
+        save(path, {"schema": SCHEMA, "step": step, **tree_map(lambda t: t.detach().cpu(), parts)})
         what = f"{', '.join(bad)} not finite (seed {', '.join(map(str, sorted(seeds)))})"
         raise NotFinite(f"update {step}: {what}; see {path}; the checkpoint before it is intact")
 
@@ -554,7 +573,7 @@ def versions() -> dict[str, str]:
     for name in ("torch", "numpy", "gymnasium", "metaworld", "mujoco", "robosuite", "h5py"):
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
-    return found
+    return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
 
 
 def describe(device: torch.device) -> str:

@@ -304,9 +304,9 @@ def rows_whole() -> None:
     memory = []
     with tempfile.TemporaryDirectory() as folder:
         for what, flags, fresh, most in (
-            ("start to first update, eager", ["--no-compile"], False, 8),
-            ("the same compiled, no cache", [], True, 25),
-            ("the same compiled, from the cache", [], False, 12),
+            ("start to first update, eager", ["--device", "cpu", "--no-compile"], False, 8),
+            ("the same compiled, no cache", ["--device", "cpu"], True, 25),
+            ("the same compiled, from the cache", ["--device", "cpu"], False, 12),
         ):
             found = [first_update(Path(folder), f"cache{turn if fresh else 0}", *flags) for turn in range(5)]
             plain_row(what, [seconds for seconds, _ in found], "s", most)

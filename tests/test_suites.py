@@ -259,7 +259,8 @@ def test_script_labels_come_from_the_rewards_within_episodes(tmp_path, files):
 
 
 SMALL = (
-    "--total-steps 200 --eval-every 200 --eval-episodes 1 --log-every 100 --hidden-sizes 16 16 --threads 1 --no-compile"
+    "--total-steps 200 --eval-every 200 --eval-episodes 1 --log-every 100 --hidden-sizes 16 16 --threads 1 "
+    "--no-compile --device cpu"
 )
 OF = {"pt_iql": "--reward-epochs 5 --reward-width 16 --reward-batch-size 16".split()}
 

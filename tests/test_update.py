@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import json
 import math
@@ -132,13 +133,14 @@ def batches(script, args, seeds: list[int], steps: int, replay: bool):
 
 
 def final_state(
-    script, args, seeds: list[int], steps: int = 20, replay: bool = True, wrap=lambda update: update
+    script, args, seeds: list[int], steps: int = 20, replay: bool = True, wrap=lambda update: update, device="cpu"
 ) -> dict:
-    state = tree_map(lambda *leaves: torch.stack(leaves), *[script.init(args, seed, OBS, ACT) for seed in seeds])
+    states = [script.init(args, seed, OBS, ACT) for seed in seeds]
+    state = tree_map(lambda *leaves: torch.stack(leaves).to(device), *states)
     update = wrap(script.make_update(args))
     for batch in batches(script, args, seeds, steps, replay):
-        update(state, batch)
-    return state
+        update(state, tree_map(lambda leaf: leaf.to(device), batch))
+    return tree_map(lambda leaf: leaf.cpu(), state)
 
 
 def largest_difference(a: dict, b: dict) -> float:
@@ -177,6 +179,18 @@ def test_compiled_equals_eager(double, script, replay):
 
     got = final_state(script, args, [1, 2], 10, replay, compiled)
     assert largest_difference(got, final_state(script, args, [1, 2], 10, replay)) <= 1e-12
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.ALGORITHM)
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_a_gpu_computes_what_a_cpu_does(double, script, compiled):
+    torch.compiler.reset()
+    torch._dynamo.config.trace_autograd_ops = True
+    args = small(script, dropout=0.1, reward_steps=5)
+    wrap = functools.partial(torch.compile, fullgraph=True) if compiled else lambda update: update
+    got = final_state(script, args, [1, 2], 10, wrap=wrap, device="cuda")
+    assert largest_difference(got, final_state(script, args, [1, 2], 10)) <= 1e-6
 
 
 def test_clipping_bounds_the_next_value():
