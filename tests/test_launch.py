@@ -294,7 +294,9 @@ def test_slurm_failure_fails_its_task_alone_and_runs_again(cluster, slurm):
 
 
 def test_slurm_shares_a_tasks_gpu_and_cores_and_limits_tasks(cluster):
-    commands = [f"echo $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS > out/{i}; date +%s.%N >> out/{i}; sleep 1; "
+    # each waits, up to 10 s, for the one that should be beside it
+    commands = [f"echo $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS > out/{i}; date +%s.%N >> out/{i}; "
+                f"for _ in $(seq 100); do [ ! -e out/{i ^ 1} ] || break; sleep 0.1; done; sleep 0.5; "
                 f"date +%s.%N >> out/{i}" for i in range(6)]  # fmt: skip
     cluster.launch(commands, "--job-name", "j", "--jobs-per-instance", 2, "--gpus", 1, "--cpus", 2, "--limit", 2,
                    "--", "--nodelist=n0")  # fmt: skip
