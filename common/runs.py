@@ -229,6 +229,11 @@ def check_finite(runs: list[Run], step: int, metrics: dict, state: dict, batch: 
 
 
 # ---------------------------------------------------------------- a seed's folder
+def stored(args) -> dict:
+    """A seed's arguments as config.json and checkpoint.pt hold them."""
+    return json.loads(json.dumps(dataclasses.asdict(args) | {"num_seeds": 1}, default=str))
+
+
 class Run:
     """The folder of one seed: what is there from an earlier start, and all that is written.
 
@@ -241,10 +246,7 @@ class Run:
 
     def __init__(self, folder: Path, args, algorithm: str):
         self.folder, self.algorithm, self.seed = Path(folder), algorithm, args.seed
-        self.args, self.usual = (
-            json.loads(json.dumps(dataclasses.asdict(values) | {"num_seeds": 1}, default=str))  # as they are stored
-            for values in (args, type(args)())
-        )
+        self.args, self.usual = stored(args), stored(type(args)())
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
@@ -480,7 +482,7 @@ class Run:
 
 def headline(row: dict) -> tuple[str, float]:
     """The number that an evaluation is judged by: D4RL score, else success, else the return."""
-    name = next(name for name in ("score", "success", "return_mean") if row[name] not in (None, ""))
+    name = next((name for name in ("score", "success") if row[name] not in (None, "")), "return_mean")
     return name, float(row[name])
 
 

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from common.datasets import ensure
 from common.envs import InputError, Workers, available_cpus
-from common.runs import LIMITS, Run, check_args, default_args, parse_args
+from common.runs import LIMITS, Run, check_args, default_args, parse_args, user_errors
 from tests.conftest import REPOSITORY, SMALL, SMALL_OF, command, environment
 from tests.test_scripts import assert_same_run, children, start_until
 
@@ -644,3 +644,14 @@ def test_code_that_changed_under_a_run_is_said(whole, data_dir, tmp_path, capsys
         run.close()
         assert json.loads(path.read_text())["git_dirty"]
     assert capsys.readouterr().err.count(f"was started at commit {'0' * 40}, goes on with other code") == 1
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (torch.OutOfMemoryError("out of memory.\nTried to allocate 1 GiB"), "out of memory. Tried to allocate 1 GiB"),
+    (torch.AcceleratorError("CUDA error: unspecified\nadvice on debugging"), "CUDA error: unspecified"),
+])  # fmt: skip
+def test_faults_of_a_gpu_are_one_line(capsys, error, said):
+    with pytest.raises(SystemExit) as end, user_errors():
+        raise error
+    errors = capsys.readouterr().err
+    assert end.value.code == 1 and errors.endswith(f"error: {said}\n") and errors.count("\n") == 1

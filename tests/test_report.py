@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 import os
@@ -22,7 +21,7 @@ from common import report
 from common.envs import InputError
 from common.evaluate import interval
 from common.report import ReportArgs
-from common.runs import INCIDENTAL, default_args, parse_args
+from common.runs import default_args, parse_args, stored
 from tests.conftest import REPOSITORY
 
 
@@ -117,9 +116,10 @@ def test_published_results_are_those_of_the_published_commands():
         for seed in range(args.seed, args.seed + args.num_seeds):
             folder = REPOSITORY / "results" / Path(args.run_dir).relative_to("runs/published") / f"seed-{seed}"
             config = json.loads((folder / "config.json").read_text())
-            wanted = json.loads(json.dumps(dataclasses.asdict(args), default=str)) | {"seed": seed}
-            for name in set(config["args"]) - set(INCIDENTAL):  # a flag that came later has its default
+            wanted = stored(args) | {"seed": seed}
+            for name in set(config["args"]) - {"data_dir", "run_dir"}:  # a flag that came later has its default
                 assert config["args"][name] == wanted.get(name), (folder, name)
+            assert Path("results", *Path(config["args"]["run_dir"]).parts[1:]) == folder.parent.relative_to(REPOSITORY)
             assert config["algorithm"] == module.ALGORITHM
             expected.add(folder)
     assert {path.parent for path in (REPOSITORY / "results").rglob("config.json")} == expected
@@ -136,6 +136,13 @@ def test_tables_go_into_a_document(runs, tmp_path):
     with pytest.raises(InputError, match="has no lines"):
         report.main(ReportArgs((runs,), tmp_path / "out", into=str(page)))
     assert page.read_text() == "nothing here"
+
+
+def test_an_evaluation_without_any_number_is_skipped(runs, tmp_path, capsys):
+    bad = write_run(runs, "iql", "drawer-open-v2", 500, 1, [0.0])
+    (bad / "eval.csv").write_text("step,episodes,return_mean,return_std,success,score,length\n0,20,,,,,\n")
+    report.main(ReportArgs((runs,), tmp_path / "out"))
+    assert f"warning: {bad}: skipped (ValueError" in capsys.readouterr().err
 
 
 def test_runs_from_before_a_flag_are_not_those_with_it(tmp_path, capsys):
@@ -311,7 +318,7 @@ def test_evaluate_a_saved_actor(whole):
     assert said[0] == said[1] and re.search(r"ipl_iql on drawer-open-v2 after 40 updates, 4 episodes", said[0])
     assert re.search(r"success +0\.000 +95 % interval 0\.000 to 0\.490", said[0])  # Wilson, 0 of 4
     assert call(seed / "final.pt", "--episodes", 4, "--seed", 5).stdout != said[0]
-    for words, advice in (((seed / "checkpoint.pt",), "name a best.pt or final.pt"),  # not: delete it
+    for words, advice in (((seed / "checkpoint.pt",), "name a best.pt or final.pt\n"),  # and ends so, not: delete it
                           ((seed / "none.pt",), "none.pt"), ((seed / "final.pt", "--episodes", 0), "--episodes"),
                           ((), "best.pt or final.pt")):  # fmt: skip
         wrong = call(*words)
