@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The runs of the README's tables, whose evaluations are in results/: a small budget, not the paper's.
-# Prints one command a setting; seven and a half hours on two cores: ./slurm_launch.sh sweeps/published.sh --local --cpus 1
+# Prints one command a setting; nine hours on two cores: ./slurm_launch.sh sweeps/published.sh --local --cpus 1
 set -euo pipefail
 cd "$(dirname "$0")"
 export SEEDS="1 2 3"
@@ -12,6 +12,8 @@ metaworld() { ARGS="--total-steps $3 --eval-every 5000" METHODS=$1 TASKS=$tasks 
 
 {
     metaworld "ipl_iql mr_iql" "4000 1000" 30000
+    metaworld "ipl_awac iql" 4000 10000
     METHODS=ipl_iql TASKS="hopper-medium-expert-v2 walker2d-medium-expert-v2" ARGS="$human --eval-every 5000" \
         bash locomotion.sh
+    METHODS=ipl_iql TASKS="lift-ph can-ph" ARGS="$human --eval-every 10000" bash robomimic.sh
 } | sed 's# runs/# runs/published/#' # not in the folders of the full sweeps
