@@ -3,8 +3,8 @@
     python -m common.report runs                                    # all runs below runs/, into report/
     python -m common.report runs/ablations --filter env=drawer-open-v2 --x wall-clock
 
-Writes tables.md, tables.tex, curves.png, .pdf and .csv and, where runs differ in their number of pairs, scaling.png and
-.pdf.
+Writes tables.md, tables.tex, curves.png, .pdf and .csv and, where runs of a method differ in their number of pairs,
+scaling.png and .pdf.
 """
 
 from __future__ import annotations
@@ -404,12 +404,13 @@ def curves(groups: dict, x: str, out: Path) -> list[Path]:
 
 
 def by_pairs(groups: dict) -> dict[str, dict[str, dict[int, np.ndarray]]]:
-    """task -> method -> number of pairs -> last evaluations, of the tasks with more than one number of pairs."""
+    """task -> method -> number of pairs -> last evaluations, where a method has more than one number of pairs."""
     found = defaultdict(lambda: defaultdict(dict))
     for (env, pairs, method), seeds in groups.items():
         if pairs:  # 0, all pairs, has no place on the axis
             found[env][method][pairs] = np.array([seed.value[-1] for seed in seeds])
-    return {env: methods for env, methods in found.items() if len({p for m in methods.values() for p in m}) > 1}
+    scaled = {env: {m: results for m, results in methods.items() if len(results) > 1} for env, methods in found.items()}
+    return {env: methods for env, methods in scaled.items() if methods}
 
 
 def scaling(groups: dict, out: Path) -> list[Path]:
@@ -451,7 +452,7 @@ def main(args: ReportArgs) -> list[Path]:
     groups = group(read_seeds(args))
     seeds = [seed for seeds in groups.values() for seed in seeds]
     if args.x == "pairs" and not by_pairs(groups):
-        raise InputError("--x pairs: no task has runs with more than one number of pairs")
+        raise InputError("--x pairs: no method has runs with more than one number of pairs on a task")
     if args.x == "wall-clock" and not any(np.isfinite(seed.seconds).all() for seed in seeds):
         raise InputError("--x wall-clock: no run has a time.csv")
     tables = [("", main_table(groups)), ("Interquartile mean over tasks and seeds", iqm_table(groups)),

@@ -165,6 +165,9 @@ def test_filters_axes_and_metrics(runs, tmp_path, capsys):
     assert mine[5] == "return" and mine[6].startswith("40.0")
     report.main(ReportArgs((runs,), tmp_path / "p", (), "pairs"))
     assert not (tmp_path / "p/curves.png").exists() and (tmp_path / "p/scaling.pdf").exists()
+    scaled = report.by_pairs(report.group(report.read_seeds(ReportArgs((runs,)))))
+    assert {(env, *methods) for env, methods in scaled.items()} == {  # not mr_iql, which has one number of pairs
+        ("drawer-open-v2", "ipl_iql"), ("sweep-into-v2", "ipl_iql")}  # fmt: skip
     report.main(ReportArgs((runs,), tmp_path / "p", wanted))  # no picture of an earlier report stays
     assert (tmp_path / "p/curves.png").exists() and not (tmp_path / "p/scaling.pdf").exists()
     assert (tmp_path / "p/curves.csv").read_text().splitlines()[:3] == [
