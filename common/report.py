@@ -307,16 +307,14 @@ def latex(rows: list[list[str]]) -> str:
 
 # ---------------------------------------------------------------- pictures
 def new_figure(panels: int):
-    import matplotlib
+    import matplotlib.figure  # without pyplot, which keeps every figure and looks for a display
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    pyplot.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
                             "grid.alpha": 0.3, "pdf.fonttype": 42})  # fmt: skip
     columns = min(panels, 3)
     lines = -(-panels // columns)
-    figure, axes = pyplot.subplots(lines, columns, figsize=(2.7 * columns, 2.4 * lines), squeeze=False)
+    figure = matplotlib.figure.Figure(figsize=(2.7 * columns, 2.4 * lines))
+    axes = figure.subplots(lines, columns, squeeze=False)
     for axis in axes.flat[panels:]:
         axis.set_visible(False)
     return figure, list(axes.flat[:panels])
