@@ -12,7 +12,7 @@ metaworld() { ARGS="--total-steps $3 --eval-every 5000" METHODS=$1 TASKS=$tasks 
 
 {
     metaworld "ipl_iql mr_iql" "4000 1000" 30000
-    metaworld "ipl_awac iql" 4000 10000
+    metaworld "ipl_awac ipl_xql iql" 4000 10000
     METHODS=ipl_iql TASKS="hopper-medium-expert-v2 walker2d-medium-expert-v2" ARGS="$human --eval-every 5000" \
         bash locomotion.sh
     METHODS=ipl_iql TASKS="lift-ph can-ph" ARGS="$human --eval-every 10000" bash robomimic.sh
