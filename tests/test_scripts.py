@@ -383,3 +383,12 @@ def test_nohup_is_respected(data_dir, tmp_path):
     finally:
         process.kill()
         process.wait()
+
+
+def test_no_thread_slows_down_for_denormal_numbers():
+    code = ("import torch\nfrom algorithms.ipl_iql import Args\nfrom common.runs import setup_device\n"
+            "setup_device(Args(device='cpu', threads=2))\n"
+            "small = torch.full((4_000_000,), 1e-30) * 1e-10\n"
+            "print(torch.get_num_threads(), small.count_nonzero().item())")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "0"], done.stderr
