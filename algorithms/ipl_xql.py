@@ -132,6 +132,8 @@ class Args:
     """weight of the regulariser; larger keeps the implied rewards smaller"""
     target_clipping: bool = False
     """bound next values by the largest return that the regulariser allows, 1 / (chi2_coeff (1 - gamma))"""
+    actor_cosine: bool = False
+    """let the actor's learning rate fall to zero along a cosine"""
     use_replay: bool = False
     """train on the offline dataset too, beside the preference segments"""
     replay_weight: float = 0.5
@@ -269,6 +271,8 @@ def make_batch(args: Args, seeds: list[int], step: int, pairs: Params, replay: P
         batch |= {name: torch.cat([batch[name], replay[name]], 1) for name in ("obs", "action", "next_obs")}
     bias = [1 - 0.9 ** (step + 1), 1 - 0.999 ** (step + 1)]  # of Adam's moments
     batch["bias"] = torch.stack([batch["obs"].new_full((), b) for b in bias])  # a copy would wait for the device
+    lr = args.lr * (0.5 + 0.5 * math.cos(math.pi * step / args.total_steps) if args.actor_cosine else 1.0)
+    batch["actor_lr"] = batch["obs"].new_full((), lr)
     return batch | draw_noise(args, seeds, step, batch)
 
 
@@ -339,7 +343,7 @@ def make_update(args: Args):
             loss = -(weight * score * log_prob(mean, log_std, action)).sum(-1)
             return loss, {"losses/actor": loss, "train/adv": adv.mean(-1), "train/score": score.mean(-1)}
 
-        metrics |= descend(actor_loss, state, "actor", batch, args.lr)
+        metrics |= descend(actor_loss, state, "actor", batch, batch["actor_lr"])
 
         # 4. target critic [D3]
         tree_map(lambda target, p: target.lerp_(p, args.tau), state["critic_target"], state["critic"])

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from algorithms import ipl_iql, iql, mr_iql
+from algorithms import ipl_iql, mr_iql
 from algorithms.ipl_iql import expectile_loss, implied_reward, log_prob, preference_loss
 from algorithms.ipl_xql import gumbel_loss
 from common.envs import mean_action
@@ -203,10 +203,16 @@ def test_clipping_bounds_the_next_value():
     assert abs(reward) < 0.9 / (2.0 * 0.1) + 1
 
 
-def test_cosine_ends_at_zero_and_only_for_the_actor(double):
-    args = small(iql, total_steps=20)
-    rates = [batch["actor_lr"].item() for batch in batches(iql, args, [1], 20, replay=True)]
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.ALGORITHM)
+def test_cosine_ends_at_zero_and_only_for_the_actor(double, script):
+    args, constant = (small(script, total_steps=20, actor_cosine=cosine) for cosine in (True, False))
+    rates = [batch["actor_lr"].item() for batch in batches(script, args, [1], 20, replay=True)]
     assert rates[0] == args.lr and rates[10] == pytest.approx(args.lr / 2) and 0 < rates[19] < 0.01 * args.lr
+    assert {batch["actor_lr"].item() for batch in batches(script, constant, [1], 20, replay=True)} == {args.lr}
+    falling, steady = final_state(script, args, [1]), final_state(script, constant, [1])
+    assert largest_difference(falling["actor"], steady["actor"]) > 0
+    if "value" in falling:  # IPL-AWAC's critic learns from the actor's actions
+        assert largest_difference(falling["critic"], steady["critic"]) == 0
 
 
 def test_reward_model_stops_learning_after_its_steps():
