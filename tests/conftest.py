@@ -35,6 +35,13 @@ SMALL = (
 SMALL_OF = {"pt_iql": "--reward-epochs 10 --reward-width 16 --reward-batch-size 16".split()}
 
 
+@pytest.fixture(autouse=True)
+def denormal_numbers():
+    """A script that ran in this process left them off; hypothesis needs them."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
     """A data folder whose default dataset holds one episode of each kind, so that no test builds the full one."""
