@@ -289,8 +289,7 @@ def note(seeds: list[Seed]) -> str:
         "the true mean 3 times in 4, not 95 in 100. That of the interquartile mean, which leaves out the lowest "
         "and the highest quarter of all runs, draws anew the seeds of each task. Last: at the last step. Best: "
         "each seed's best evaluation, biased upwards, the more so the more a method wavers. Episodes of an "
-        "evaluation: "
-        f"{', '.join(map(str, episodes))}. Code: {code}."
+        f"evaluation: {', '.join(map(str, episodes))}. Code: {code}."
     )
 
 

@@ -138,10 +138,10 @@ def setup_device(args) -> torch.device:
     elif (args.device == "auto" and torch.version.cuda and Path("/dev/nvidiactl").exists()
           and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")):  # fmt: skip
         print("this torch cannot use the GPU here: training on the CPU (--device cuda says why)", file=sys.stderr)
-    # Matrices of a few hundred rows do not feed more than a handful of threads.
-    # A CPU takes many times as long for numbers below 1e-38, which Adam's moments of idle units and the Preference
-    # Transformer's attention come to hold. Threads inherit this when they start.
+    # A CPU takes many times as long for numbers below 1e-38, which Adam's moments and the steps of a trained Preference
+    # Transformer come to hold. Threads inherit this when they start.
     torch.set_flush_denormal(True)
+    # Matrices of a few hundred rows do not feed more than a handful of threads.
     torch.set_num_threads(args.threads or min(4, available_cpus()))
     torch.set_float32_matmul_precision(args.matmul_precision)
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # advice against the default, at each start
