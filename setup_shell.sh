@@ -1,7 +1,7 @@
 # Source me from bash:  . ./setup_shell.sh
-# Makes and activates .venv with requirements.txt (installed once per change of that file), moves to the repository, and
-# sets MUJOCO_GL (an off-screen renderer), GOMP_SPINCOUNT and TORCHINDUCTOR_VEC_ISA_OK where they are not set. Also
-# sourced by every cluster job; two at once wait for each other.
+# Makes and activates .venv with requirements.txt (installed once per change of it or of pyproject.toml), moves to the
+# repository, and sets MUJOCO_GL (an off-screen renderer), GOMP_SPINCOUNT and TORCHINDUCTOR_VEC_ISA_OK where they are not
+# set. Also sourced by every cluster job; two at once wait for each other.
 # shellcheck shell=bash
 
 _ipl_setup() {
@@ -9,7 +9,7 @@ _ipl_setup() {
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || return 1
     cd "$root" || return 1
 
-    want=$(cksum <requirements.txt)
+    want=$(cat requirements.txt pyproject.toml | cksum)
     stamp=.venv/.requirements
     python=${PYTHON:-python3}
     if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then python=.venv/bin/python; fi  # what it was installed with

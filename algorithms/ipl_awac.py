@@ -20,41 +20,29 @@ Differences from the original code (github.com/jhejna/inverse-preference-learnin
     [D2] an epoch's last, partial batch of pairs is dropped, so that every batch has the same shape.
     [D3] only the target critic is averaged; the original averages all networks and reads only the critic.
     [D4] ties in generated data are labelled 0.5; the original's count as "first preferred".
-    [D5] pairs come from a fixed order of one generated dataset (see common/datasets.py), not from the released files.
+    [D5] pairs are the first of one generated dataset (common/suites/metaworld.py), not of the released files.
     [D6] actions are sampled without dropout; the original's MetaWorld configuration, which has none, is the same.
 """
 
 from __future__ import annotations
 
 import math
-import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import pairwise, repeat
 from pathlib import Path
+from typing import Annotated, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
-from common.buffers import NOISE, PreferenceBuffer, ReplayBuffer, load
-from common.envs import Interrupted, Workers, available_cpus, evaluate, require_rendering, resolve, seed_of
-from common.runs import (
-    Run,
-    Signals,
-    actor_arrays,
-    can_compile,
-    check_args,
-    check_finite,
-    default_args,
-    parse_args,
-    print_summary,
-    setup_device,
-    tree_map,
-    user_errors,
-)
+from common.buffers import PreferenceBuffer, ReplayBuffer
+from common.cli import main
+from common.runs import Runs
+from common.seeds import NOISE, seed_of
+from common.states import tree_map
 
 ALGORITHM = Path(__file__).stem
 Params = dict[str, Tensor]  # w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1 but for critics
@@ -66,24 +54,26 @@ class Args:
     """IPL-AWAC: inverse preference learning on top of advantage-weighted actor-critic."""
 
     env: str = "button-press-topdown-v2"
-    """environment; decides the defaults of all that follows"""
-    seed: int = 1
+    """MetaWorld task, robomimic or D4RL name, Gymnasium id, or module:Id; decides the defaults of all that follows"""
+    seed: Annotated[int, "[0, 4294967295]"] = 1
     """first seed: of initial weights, batches and evaluation goals"""
-    num_seeds: int = 1
+    num_seeds: Annotated[int, "[1, inf)"] = 1
     """seeds SEED, SEED + 1, ... trained as one batch in this process"""
-    total_steps: int = 200_000
+    total_steps: Annotated[int, "[1, inf)"] = 200_000
     """updates"""
-    eval_every: int = 2_500
+    eval_every: Annotated[int, "[1, inf)"] = 2_500
     """updates between evaluations"""
-    eval_episodes: int = 20
+    eval_episodes: Annotated[int, "[1, inf)"] = 20
     """episodes of an evaluation"""
-    log_every: int = 500
+    max_episode_steps: Annotated[int, "[0, inf)"] = 0
+    """end episodes after so many steps; 0: at the environment's own limit"""
+    log_every: Annotated[int, "[1, inf)"] = 500
     """updates between rows of train.csv"""
-    num_preferences: int = 4_000
+    num_preferences: Annotated[int, "[0, inf)"] = 4_000
     """pairs to learn from: the first ones of the file; 0: all"""
     preferences: str = ""
     """file of preference pairs (.npz or .hdf5) instead of the environment's own"""
-    preference_labels: str = "script"
+    preference_labels: Literal["human", "script"] = "script"
     """the environment's pairs: labelled by a human, or by a script from the rewards of the offline dataset"""
     dataset: str = ""
     """offline dataset (.hdf5) instead of the environment's own"""
@@ -92,7 +82,7 @@ class Args:
     run_dir: str = ""
     """folder of the results, one folder a seed inside; empty: runs/ENV/ALGORITHM"""
     overwrite: bool = False
-    """start anew where the folder holds an earlier run"""
+    """start from scratch where the folder holds an earlier run"""
     track: bool = False
     """log to Weights & Biases"""
     wandb_project: str = "ipl"
@@ -105,22 +95,22 @@ class Args:
     """cpu, cuda, cuda:1, mps; auto: cuda where there is one"""
     compile: bool = True
     """compile the update (torch.compile); without a C++ compiler it runs eager"""
-    matmul_precision: str = "highest"
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """float32 matrix products: highest, high or medium; on a GPU both are tf32, on a CPU medium is bfloat16"""
-    threads: int = 0
+    threads: Annotated[int, "[0, 1024]"] = 0
     """CPU threads; 0: this process's cores, at most 4"""
 
-    gamma: float = 0.99
+    gamma: Annotated[float, "[0, 1)"] = 0.99
     """discount, of environment steps"""
-    tau: float = 0.005
+    tau: Annotated[float, "(0, 1]"] = 0.005
     """step size of the target critic (not the expectile)"""
-    lr: float = 3e-4
+    lr: Annotated[float, "(0, inf)"] = 3e-4
     """Adam's learning rate, all networks"""
-    beta: float = 1 / 3
+    beta: Annotated[float, "(0, inf)"] = 1 / 3
     """temperature of the actor's weights: weight = exp(adv / beta); smaller is greedier"""
-    clip_score: float = 100.0
+    clip_score: Annotated[float, "(0, inf)"] = 100.0
     """upper bound of the actor's weights"""
-    chi2_coeff: float = 4.0
+    chi2_coeff: Annotated[float, "[0, inf)"] = 4.0
     """weight of the regulariser; larger keeps the implied rewards smaller"""
     use_min_target: bool = False
     """next value: the smallest of the target critics' instead of their mean"""
@@ -128,37 +118,38 @@ class Args:
     """let the actor's learning rate fall to zero along a cosine"""
     use_replay: bool = False
     """train on the offline dataset too, beside the preference segments"""
-    replay_weight: float = 0.5
+    replay_weight: Annotated[float, "[0, 1]"] = 0.5
     """share of the offline dataset in every loss but the preference loss"""
-    hidden_sizes: tuple[int, ...] = (256, 256, 256)
+    hidden_sizes: tuple[Annotated[int, "[1, inf)"], ...] = (256, 256, 256)
     """widths of the hidden layers, all networks"""
-    num_critics: int = 1
+    num_critics: Annotated[int, "[1, inf)"] = 1
     """critics in the ensemble"""
-    dropout: float = 0.0
+    dropout: Annotated[float, "[0, 1)"] = 0.0
     """dropout of the actor's hidden layers"""
-    preference_batch_size: int = 16
+    preference_batch_size: Annotated[int, "[1, inf)"] = 16
     """pairs a step"""
-    segment_length: int = 16
+    segment_length: Annotated[int, "[2, inf)"] = 16
     """observations of the window taken from each segment: one transition less"""
-    replay_batch_size: int = 256
+    replay_batch_size: Annotated[int, "[1, inf)"] = 256
     """transitions of the offline dataset a step"""
 
 
-DEFAULTS = {  # pattern of --env: what differs from the defaults above, which are MetaWorld's
-    "*-[pm]h": {  # robomimic
+DEFAULTS = {  # pattern of SUITE:ENV: what differs from the defaults above, which are MetaWorld's
+    "robomimic:*": {
         "total_steps": 1_000_000, "eval_every": 50_000, "eval_episodes": 25, "preference_labels": "human",
         "num_preferences": 0, "use_replay": True, "preference_batch_size": 8, "dropout": 0.1,
         "hidden_sizes": (256, 256), "beta": 2.0, "chi2_coeff": 4.0, "num_critics": 2,
     },
-    "*-ph": {"segment_length": 32},
-    "*-mh": {"segment_length": 64},
-    "*-medium-*": {  # D4RL locomotion
+    "robomimic:*-ph": {"segment_length": 32},
+    "robomimic:*-mh": {"segment_length": 64},
+    "d4rl:*": {
         "total_steps": 1_000_000, "eval_every": 5_000, "eval_episodes": 10, "preference_labels": "human",
         "num_preferences": 0, "use_replay": True, "preference_batch_size": 8, "segment_length": 64,
         "hidden_sizes": (256, 256), "beta": 1 / 3, "chi2_coeff": 0.5, "num_critics": 2,
     },
-    "halfcheetah-medium-expert-*": {"preference_labels": "script", "num_preferences": 100},
-    "halfcheetah-medium-replay-*": {"preference_labels": "script", "num_preferences": 500},
+    "d4rl:halfcheetah-medium-expert-*": {"preference_labels": "script", "num_preferences": 100},
+    "d4rl:halfcheetah-medium-replay-*": {"preference_labels": "script", "num_preferences": 500},
+    "gym:*": {"num_preferences": 0},
 }  # fmt: skip
 
 
@@ -183,6 +174,15 @@ def policy(actor: Params, obs: Tensor, masks: Sequence[Tensor] = ()) -> tuple[Te
     """Mean (S, N, A), through tanh, and log standard deviation (S, 1, A), independent of the state."""
     layers = {name: p for name, p in actor.items() if name != "log_std"}
     return mlp(layers, obs, masks)[:, 0].tanh(), actor["log_std"].clamp(-5.0, 2.0).unsqueeze(1)
+
+
+def act(actor: dict[str, np.ndarray], obs: np.ndarray) -> np.ndarray:  # (..., O) -> (..., A)
+    """The mean of one seed's actor, for evaluation: `policy` in numpy, so that worker processes need no torch."""
+    x, depth = obs.astype(np.float32), (len(actor) - 1) // 2
+    for i in range(depth):
+        x = x @ actor[f"w{i}"][0] + actor[f"b{i}"][0, 0]
+        x = np.maximum(x, 0.0) if i < depth - 1 else np.tanh(x)
+    return np.clip(x, -1.0, 1.0)
 
 
 # ---------------------------------------------------------------- losses: one number a seed
@@ -245,10 +245,10 @@ def make_batch(args: Args, seeds: list[int], step: int, pairs: Params, replay: P
     """Join a batch of pairs and one of the offline dataset into what `update` takes."""
     batch = {name: pairs[name] for name in ("obs", "action", "next_obs", "label")}
     batch["discount"] = torch.full_like(batch["obs"][..., 0], args.gamma)  # segments hold no terminal states
-    batch["weight"] = torch.full_like(batch["obs"][0, :, 0], 1 / batch["obs"].shape[1])  # (N,): makes a sum a mean
+    batch["share"] = torch.full_like(batch["obs"][0, :, 0], 1 / batch["obs"].shape[1])  # (N,): turns a sum into a mean
     if replay is not None:
         share = torch.full_like(replay["obs"][0, :, 0], args.replay_weight / replay["obs"].shape[1])
-        batch["weight"] = torch.cat([(1 - args.replay_weight) * batch["weight"], share])
+        batch["share"] = torch.cat([(1 - args.replay_weight) * batch["share"], share])
         batch["discount"] = torch.cat([batch["discount"], args.gamma * (1 - replay["terminal"])], 1)
         batch |= {name: torch.cat([batch[name], replay[name]], 1) for name in ("obs", "action", "next_obs")}
     bias = [1 - 0.9 ** (step + 1), 1 - 0.999 ** (step + 1)]  # of Adam's moments
@@ -284,7 +284,7 @@ def make_update(args: Args):
     @torch.no_grad()
     def update(state: dict, batch: Params) -> Params:
         """One update in place. Returns metrics, (S,) each. The order is part of the algorithm."""
-        obs, action, weight, discount = batch["obs"], batch["action"], batch["weight"], batch["discount"]
+        obs, action, share, discount = batch["obs"], batch["action"], batch["share"], batch["discount"]
         n_pref = 2 * batch["label"].shape[1] * (args.segment_length - 1)
 
         # 1. next value: the target critics' Q of one action sampled from the policy
@@ -294,14 +294,16 @@ def make_update(args: Args):
         next_v = next_q.min(1).values if args.use_min_target else next_q.mean(1)  # (S, N)
 
         # 2. Q by the preferences over its implied reward
+        q_before = q_values(state["critic"], obs, action).mean(1)  # (S, N), for the actor
+
         def q_loss(critic: Params) -> tuple[Tensor, Params]:
             q = q_values(critic, obs, action)  # (S, E, N)
             reward = implied_reward(q, next_v, discount)  # (S, E, N)
             preference, accuracy = preference_loss(reward[..., :n_pref], batch["label"])
-            chi2 = args.chi2_coeff * (weight * reward.square()).sum(-1).mean(1)
+            chi2 = args.chi2_coeff * (share * reward.square()).sum(-1).mean(1)
             return preference + chi2, {
                 "losses/preference": preference, "losses/chi2": chi2, "train/accuracy": accuracy,
-                "train/q": q.mean((1, 2)), "train/reward": reward.mean((1, 2)), "q_before": q.mean(1),
+                "train/q": q.mean((1, 2)), "train/reward": reward.mean((1, 2)),
             }  # fmt: skip
 
         metrics = descend(q_loss, state, "critic", batch, args.lr)
@@ -309,19 +311,20 @@ def make_update(args: Args):
         # 3. actor by advantage-weighted regression: Q of the data before step 2, minus the new Q of a sampled action
         mean, log_std = policy(state["actor"], obs)
         own_action = mean + log_std.exp() * batch["noise1"]
-        adv = metrics.pop("q_before") - q_values(state["critic"], obs, own_action).mean(1)  # (S, N)
-        score = (adv / args.beta).exp().clamp(max=args.clip_score)
+        adv = q_before - q_values(state["critic"], obs, own_action).mean(1)  # (S, N)
+        weight = (adv / args.beta).exp().clamp(max=args.clip_score)
         masks = [batch[f"mask{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
 
         def actor_loss(actor: Params) -> tuple[Tensor, Params]:
             mean, log_std = policy(actor, obs, masks)
-            loss = -(weight * score * log_prob(mean, log_std, action)).sum(-1)
-            return loss, {"losses/actor": loss, "train/adv": adv.mean(-1), "train/score": score.mean(-1)}
+            loss = -(share * weight * log_prob(mean, log_std, action)).sum(-1)
+            return loss, {"losses/actor": loss, "train/adv": adv.mean(-1), "train/weight": weight.mean(-1)}
 
         metrics |= descend(actor_loss, state, "actor", batch, batch["actor_lr"])
 
         # 4. target critic [D3]
-        tree_map(lambda target, p: target.lerp_(p, args.tau), state["critic_target"], state["critic"])
+        for name, target in state["critic_target"].items():
+            target.lerp_(state["critic"][name], args.tau)
         return metrics
 
     return update
@@ -329,106 +332,32 @@ def make_update(args: Args):
 
 # ---------------------------------------------------------------- training
 def train(args: Args) -> dict:
-    """Train, or go on training, every seed. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
-    check_args(args)
-    args = replace(args, env=resolve(args.env)[1])
-    run_dir = Path(args.run_dir or f"runs/{args.env}/{ALGORITHM}")
-    seeds = range(args.seed, args.seed + args.num_seeds)
-    device = setup_device(args)
-    with Signals() as stop:
-        runs = [Run(run_dir / f"seed-{seed}", replace(args, seed=seed), ALGORITHM) for seed in seeds]
-        todo = [run for run in runs if not run.finished]
-        if not todo:
-            print(f"{run_dir}: finished already; --overwrite starts anew")
-        workers = Workers(available_cpus(), stop=lambda: bool(stop))
-        try:
-            if todo:
-                if args.capture_video:
-                    require_rendering(workers, args.env)
-                began = time.perf_counter()
-                pairs, replay, prints = load(args, workers, device)  # [D4] [D5]
-                for run in todo:
-                    run.time["data"] += time.perf_counter() - began
-                    run.open(prints, device, args.track)
-            # Seeds that were stopped at different steps go on in turn; all others are one batch.
-            for step in sorted({run.step for run in todo}):
-                train_seeds(args, [run for run in todo if run.step == step], pairs, replay, workers, stop)
-        except Interrupted:
-            print(f"stopped; the same command goes on from the last checkpoint in {run_dir}", file=sys.stderr)
-            raise SystemExit(stop.exit_status) from None
-        finally:
-            workers.close()
-            for run in runs:
-                run.close()
-    return print_summary(runs)
+    """Train every seed to the end, resuming what is there. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
+    with Runs.open(ALGORITHM, args) as runs:
+        pairs, replay = runs.load()  # [D4] [D5]
+        for group in runs.groups():
+            train_seeds(group.args, group, pairs, replay)
+    return runs.summary()
 
 
-def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: ReplayBuffer | None, workers: Workers,
-                stop: Signals) -> None:  # fmt: skip
-    """Train seeds that stand at the same step, as one batch, to the end."""
-    seeds, start, device = [run.seed for run in runs], runs[0].step, pairs.device
+def train_seeds(args: Args, runs: Runs, pairs: PreferenceBuffer, replay: ReplayBuffer | None) -> None:
+    """The training loop: the seeds of `runs`, which stand at the same step, as one batch."""
     sizes = pairs.obs.shape[1], pairs.action.shape[1]
-    states = [run.restore(init(args, run.seed, *sizes)) for run in runs]
-    state = tree_map(lambda *leaves: torch.stack(leaves).to(device), *states)  # every leaf: (S, ...)
-    update = make_update(args)
-    if args.compile and (missing := can_compile(device)):
-        print(f"torch.compile needs {missing}: the update runs eager, somewhat slower", file=sys.stderr)
-    elif args.compile:
-        torch.compiler.reset()  # graphs of an earlier batch of seeds count against dynamo's limit
-        torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad inside the graph
-        update = torch.compile(update, fullgraph=True)
-    pair_batches = pairs.batches(seeds, start, args.preference_batch_size, args.segment_length)  # [D1] [D2]
-    replay_batches = replay.batches(seeds, start, args.replay_batch_size) if replay else None
-
-    def checkpoint(step: int) -> None:
-        for k, run in enumerate(runs):
-            run.save_checkpoint(step, tree_map(lambda leaf, k=k: leaf[k], state))
-
-    def evaluate_and_log(step: int) -> None:
-        began = time.perf_counter()
-        actors = [actor_arrays(state["actor"], k) for k in range(len(runs))]
-        videos = [run.folder / "videos" / f"step-{step:07d}.mp4" for run in runs] if args.capture_video else None
-        rows = evaluate(workers, args.env, actors, seeds, step, args.eval_episodes, videos)
-        for k, run in enumerate(runs):
-            run.time["eval"] += time.perf_counter() - began
-            run.log_eval(step, rows[k], tree_map(lambda leaf, k=k: leaf[k], state["actor"]))
-        bar.write(f"step {step:>7}  " + "  ".join(f"seed {run.seed}: {run.describe_eval()}" for run in runs))
-
-    bar = tqdm(total=args.total_steps, initial=start, desc=f"{ALGORITHM} {args.env}", unit="step", disable=None)
-    metrics, since = {}, time.perf_counter()
-    saved = since
-    for step in range(start, args.total_steps + 1):
-        due = step % args.eval_every == 0 or step == args.total_steps
-        if due or stop or time.perf_counter() - saved > 60:
-            for run in runs:
-                run.time["train"] += time.perf_counter() - since
-            check_finite(runs, step, metrics, state)
-            checkpoint(step)
-            if stop:
-                raise Interrupted
-            if due and not all(run.evaluated(step) for run in runs):
-                evaluate_and_log(step)
-            since = saved = time.perf_counter()
+    state = runs.restore([init(args, seed, *sizes) for seed in runs.seeds])  # every leaf: (S, ...)
+    update = runs.compile(make_update(args))
+    pair_batches = pairs.batches(runs.seeds, runs.step, args.preference_batch_size, args.segment_length)  # [D1] [D2]
+    replay_batches = replay.batches(runs.seeds, runs.step, args.replay_batch_size) if replay else repeat(None)
+    for step in range(runs.step, args.total_steps + 1):
+        if runs.due(step):  # an evaluation, a minute since the last checkpoint, or a signal
+            runs.checkpoint(step, state)
+            runs.evaluate(step, state["actor"], act)
         if step == args.total_steps:
             break
-        batch = make_batch(args, seeds, step, next(pair_batches), next(replay_batches) if replay else None)
+        batch = make_batch(args, runs.seeds, step, next(pair_batches), next(replay_batches))
         metrics = update(state, batch)
-        bar.update()
-        log = (step + 1) % args.log_every == 0 or step + 1 == args.total_steps
-        if log or device.type == "cpu":  # elsewhere a look at every step would wait for the device
-            check_finite(runs, step + 1, metrics, state, batch)
-        if log:
-            columns = {name: m.tolist() for name, m in metrics.items()}  # the only wait for the device
-            for k, run in enumerate(runs):
-                run.log("train", step + 1, {name: column[k] for name, column in columns.items()})
-            losses = {name.removeprefix("losses/"): c[0] for name, c in columns.items() if name.startswith("losses/")}
-            bar.set_postfix({name: f"{loss:.3g}" for name, loss in losses.items()}, last=runs[0].describe_eval())
-    bar.close()
-    checkpoint(args.total_steps)
-    for k, run in enumerate(runs):
-        run.save_actor("final.pt", args.total_steps, tree_map(lambda leaf, k=k: leaf[k], state["actor"]))
+        runs.log(step + 1, metrics, state, batch)  # every --log-every updates; a NaN stops the run
+    runs.finish(state)
 
 
 if __name__ == "__main__":
-    with user_errors():
-        train(parse_args(default_args(Args, DEFAULTS)))
+    main(train, Args, DEFAULTS)

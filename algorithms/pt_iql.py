@@ -21,7 +21,7 @@ Differences from the authors' code (github.com/csmile-1006/PreferenceTransformer
          the last offset.
     [D2] an epoch's last, partial batch of pairs is dropped in phase 2, so that every batch has the same shape.
     [D4] ties in generated data are labelled 0.5; the original's count as "first preferred".
-    [D5] pairs come from a fixed order of one generated dataset (see common/datasets.py), not from the released files.
+    [D5] pairs are the first of one generated dataset (common/suites/metaworld.py), not of the released files.
     [D8] the held-out pairs are the last tenth and are not trained on; the authors' are trained on too.
     [D9] the preference attention layer is on, as in the paper; the authors' released commands leave it off
          (--no-weighted-sum). As in their code its logits are not divided by the square root of its width.
@@ -37,41 +37,32 @@ Differences from the authors' code (github.com/csmile-1006/PreferenceTransformer
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import pairwise, repeat
 from pathlib import Path
+from typing import Annotated, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common.buffers import NOISE, PreferenceBuffer, ReplayBuffer, load
-from common.envs import InputError, Interrupted, Workers, available_cpus, evaluate, require_rendering, resolve, seed_of
-from common.runs import (
-    SCHEMA,
-    Run,
-    Signals,
-    actor_arrays,
-    can_compile,
-    check_alike,
-    check_args,
-    check_finite,
-    default_args,
-    parse_args,
-    print_summary,
-    save,
-    setup_device,
-    tree_map,
-    user_errors,
-)
+from common.buffers import PreferenceBuffer, ReplayBuffer
+from common.cli import main
+from common.files import InputError
+from common.folder import Run
+from common.runs import Runs, check_finite
+from common.seeds import NOISE, seed_of
+from common.states import check_alike, save, tree_map
 
 ALGORITHM = Path(__file__).stem
 REWARD_SAVE_EVERY = 10
 """seconds between two writings of reward.pt, the checkpoint of phase 1"""
+RETURN_SCALE = {"d4rl": 1000}
+"""suite: what the authors scale the range of the trajectories' returns to; 500 elsewhere"""
 Params = dict[str, Tensor]  # w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1 but for critics
 
 
@@ -81,24 +72,26 @@ class Args:
     """PT-IQL: a Preference Transformer as reward model, then implicit Q-learning on it."""
 
     env: str = "button-press-topdown-v2"
-    """environment; decides the defaults of all that follows"""
-    seed: int = 1
+    """MetaWorld task, robomimic or D4RL name, Gymnasium id, or module:Id; decides the defaults of all that follows"""
+    seed: Annotated[int, "[0, 4294967295]"] = 1
     """first seed: of initial weights, batches and evaluation goals"""
-    num_seeds: int = 1
+    num_seeds: Annotated[int, "[1, inf)"] = 1
     """seeds SEED, SEED + 1, ... trained as one batch in this process"""
-    total_steps: int = 200_000
+    total_steps: Annotated[int, "[1, inf)"] = 200_000
     """updates"""
-    eval_every: int = 2_500
+    eval_every: Annotated[int, "[1, inf)"] = 2_500
     """updates between evaluations"""
-    eval_episodes: int = 20
+    eval_episodes: Annotated[int, "[1, inf)"] = 20
     """episodes of an evaluation"""
-    log_every: int = 500
+    max_episode_steps: Annotated[int, "[0, inf)"] = 0
+    """end episodes after so many steps; 0: at the environment's own limit"""
+    log_every: Annotated[int, "[1, inf)"] = 500
     """updates between rows of train.csv"""
-    num_preferences: int = 4_000
+    num_preferences: Annotated[int, "[0, inf)"] = 4_000
     """pairs to learn from: the first ones of the file; 0: all"""
     preferences: str = ""
     """file of preference pairs (.npz or .hdf5) instead of the environment's own"""
-    preference_labels: str = "script"
+    preference_labels: Literal["human", "script"] = "script"
     """the environment's pairs: labelled by a human, or by a script from the rewards of the offline dataset"""
     dataset: str = ""
     """offline dataset (.hdf5) instead of the environment's own"""
@@ -107,7 +100,7 @@ class Args:
     run_dir: str = ""
     """folder of the results, one folder a seed inside; empty: runs/ENV/ALGORITHM"""
     overwrite: bool = False
-    """start anew where the folder holds an earlier run"""
+    """start from scratch where the folder holds an earlier run"""
     track: bool = False
     """log to Weights & Biases"""
     wandb_project: str = "ipl"
@@ -120,75 +113,76 @@ class Args:
     """cpu, cuda, cuda:1, mps; auto: cuda where there is one"""
     compile: bool = True
     """compile the update (torch.compile); without a C++ compiler it runs eager"""
-    matmul_precision: str = "highest"
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """float32 matrix products: highest, high or medium; on a GPU both are tf32, on a CPU medium is bfloat16"""
-    threads: int = 0
+    threads: Annotated[int, "[0, 1024]"] = 0
     """CPU threads; 0: this process's cores, at most 4"""
 
-    gamma: float = 0.99
+    gamma: Annotated[float, "[0, 1)"] = 0.99
     """discount, of environment steps"""
-    tau: float = 0.005
+    tau: Annotated[float, "(0, 1]"] = 0.005
     """step size of the target critic (not the expectile)"""
-    lr: float = 3e-4
+    lr: Annotated[float, "(0, inf)"] = 3e-4
     """Adam's learning rate, all networks"""
-    beta: float = 1 / 3
+    beta: Annotated[float, "(0, inf)"] = 1 / 3
     """temperature of the actor's weights: weight = exp(adv / beta); smaller is greedier"""
-    clip_score: float = 100.0
+    clip_score: Annotated[float, "(0, inf)"] = 100.0
     """upper bound of the actor's weights"""
-    expectile: float = 0.75
+    expectile: Annotated[float, "(0, 1)"] = 0.75
     """expectile of V; above 0.5 leans to the better actions, towards 1 it nears their maximum"""
     weighted_sum: bool = True
     """score segments by preference attention; else by the plain mean of their steps' rewards"""
-    reward_width: int = 256
+    reward_width: Annotated[int, "[1, inf)"] = 256
     """embedding width of the transformer"""
-    reward_layers: int = 1
+    reward_layers: Annotated[int, "[1, inf)"] = 1
     """transformer blocks"""
-    reward_heads: int = 4
+    reward_heads: Annotated[int, "[1, inf)"] = 4
     """attention heads of a block"""
-    reward_dropout: float = 0.1
+    reward_dropout: Annotated[float, "[0, 1)"] = 0.1
     """dropout of embeddings, attention and residual branches"""
-    reward_epochs: int = 100  # [D10]
+    reward_epochs: Annotated[int, "[1, inf)"] = 100  # [D10]
     """passes over the pairs, at the most"""
-    reward_batch_size: int = 256
+    reward_batch_size: Annotated[int, "[1, inf)"] = 256
     """pairs a step of the reward model"""
-    reward_patience: int = 4  # [D13]
+    reward_patience: Annotated[int, "[0, inf)"] = 4  # [D13]
     """end phase 1 after so many checks (one in five epochs) without a better held-out loss; 0: never"""
-    reward_shift: float = 0.0
+    reward_shift: Annotated[float, "(-inf, inf)"] = 0.0
     """added to every reward once it is scaled, a constant"""
     actor_cosine: bool = True
     """let the actor's learning rate fall to zero along a cosine"""
     use_replay: bool = False
     """IQL on the offline dataset instead of the transitions of the preference segments"""
-    hidden_sizes: tuple[int, ...] = (256, 256, 256)
+    hidden_sizes: tuple[Annotated[int, "[1, inf)"], ...] = (256, 256, 256)
     """widths of the hidden layers, all networks"""
-    num_critics: int = 2
+    num_critics: Annotated[int, "[1, inf)"] = 2
     """critics in the ensemble"""
-    dropout: float = 0.0
+    dropout: Annotated[float, "[0, 1)"] = 0.0
     """dropout of the actor's hidden layers"""
-    preference_batch_size: int = 16
+    preference_batch_size: Annotated[int, "[1, inf)"] = 16
     """pairs a step"""
-    segment_length: int = 16
+    segment_length: Annotated[int, "[2, inf)"] = 16
     """observations of the window taken from each segment: one transition less"""
-    replay_batch_size: int = 256
+    replay_batch_size: Annotated[int, "[1, inf)"] = 256
     """transitions of the offline dataset a step"""
 
 
-DEFAULTS = {  # pattern of --env: what differs from the defaults above, which are MetaWorld's
-    "*-[pm]h": {  # robomimic
+DEFAULTS = {  # pattern of SUITE:ENV: what differs from the defaults above, which are MetaWorld's
+    "robomimic:*": {
         "total_steps": 1_000_000, "eval_every": 50_000, "eval_episodes": 25, "preference_labels": "human",
         "num_preferences": 0, "use_replay": True, "preference_batch_size": 8, "dropout": 0.1,
         "hidden_sizes": (256, 256), "beta": 2.0, "expectile": 0.7, "reward_epochs": 10_000, "reward_patience": 100,
     },
-    "*-ph": {"segment_length": 32},
-    "*-mh": {"segment_length": 64},
-    "*-medium-*": {  # D4RL locomotion
+    "robomimic:*-ph": {"segment_length": 32},
+    "robomimic:*-mh": {"segment_length": 64},
+    "d4rl:*": {
         "total_steps": 1_000_000, "eval_every": 5_000, "eval_episodes": 10, "preference_labels": "human",
         "num_preferences": 0, "use_replay": True, "preference_batch_size": 8, "segment_length": 64,
         "hidden_sizes": (256, 256), "beta": 1 / 3, "expectile": 0.7, "reward_epochs": 10_000, "reward_patience": 100,
         "reward_shift": 0.5,
     },
-    "halfcheetah-medium-expert-*": {"preference_labels": "script", "num_preferences": 100},
-    "halfcheetah-medium-replay-*": {"preference_labels": "script", "num_preferences": 500},
+    "d4rl:halfcheetah-medium-expert-*": {"preference_labels": "script", "num_preferences": 100},
+    "d4rl:halfcheetah-medium-replay-*": {"preference_labels": "script", "num_preferences": 500},
+    "gym:*": {"num_preferences": 0},
 }  # fmt: skip
 
 
@@ -218,6 +212,15 @@ def policy(actor: Params, obs: Tensor, masks: Sequence[Tensor] = ()) -> tuple[Te
     """Mean (S, N, A), through tanh, and log standard deviation (S, 1, A), independent of the state."""
     layers = {name: p for name, p in actor.items() if name != "log_std"}
     return mlp(layers, obs, masks)[:, 0].tanh(), actor["log_std"].clamp(-5.0, 2.0).unsqueeze(1)
+
+
+def act(actor: dict[str, np.ndarray], obs: np.ndarray) -> np.ndarray:  # (..., O) -> (..., A)
+    """The mean of one seed's actor, for evaluation: `policy` in numpy, so that worker processes need no torch."""
+    x, depth = obs.astype(np.float32), (len(actor) - 1) // 2
+    for i in range(depth):
+        x = x @ actor[f"w{i}"][0] + actor[f"b{i}"][0, 0]
+        x = np.maximum(x, 0.0) if i < depth - 1 else np.tanh(x)
+    return np.clip(x, -1.0, 1.0)
 
 
 class Block(nn.Module):
@@ -303,9 +306,9 @@ class PreferenceTransformer(nn.Module):
 
 
 # ---------------------------------------------------------------- losses: one number a seed
-def expectile_loss(diff: Tensor, expectile: float, weight: Tensor) -> Tensor:  # (S, N), (N,) -> (S,)
+def expectile_loss(diff: Tensor, expectile: float, share: Tensor) -> Tensor:  # (S, N), (N,) -> (S,)
     """|expectile - 1(u < 0)| u^2 of u = q - v (IQL, Kostrikov et al. 2021, equation 5)."""
-    return (weight * (expectile - (diff < 0).float()).abs() * diff.square()).sum(-1)
+    return (share * (expectile - (diff < 0).float()).abs() * diff.square()).sum(-1)
 
 
 def log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:  # (S, N, A), (S, 1, A), (S, N, A) -> (S, N)
@@ -337,9 +340,11 @@ def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> dict:
 
 def draw_noise(args: Args, seeds: list[int], step: int, batch: Params) -> Params:
     """The random numbers of one update, from (seed, step) alone: dropout masks of the actor's hidden layers."""
+    if not args.dropout:
+        return {}
     obs, rows, noise = batch["obs"], batch["obs"].shape[1], {}
-    generators = [torch.Generator(obs.device).manual_seed(seed_of(NOISE, seed, step)) for seed in seeds if args.dropout]
-    for i, width in enumerate(args.hidden_sizes if args.dropout else ()):
+    generators = [torch.Generator(obs.device).manual_seed(seed_of(NOISE, seed, step)) for seed in seeds]
+    for i, width in enumerate(args.hidden_sizes):
         draws = [torch.rand(1, rows, width, generator=g, dtype=torch.float32, device=obs.device) for g in generators]
         noise[f"mask{i}"] = (torch.stack(draws) >= args.dropout).to(obs) / (1 - args.dropout)  # (S, 1, N, H)
     return noise
@@ -352,7 +357,7 @@ def make_batch(args: Args, seeds: list[int], step: int, pairs: Params, replay: P
     batch["discount"] = torch.full_like(rows["obs"][..., 0], args.gamma)  # segments hold no terminal states
     if replay is not None:
         batch["discount"] = args.gamma * (1 - replay["terminal"])
-    batch["weight"] = torch.full_like(rows["obs"][0, :, 0], 1 / rows["obs"].shape[1])  # (N,): makes a sum a mean
+    batch["share"] = torch.full_like(rows["obs"][0, :, 0], 1 / rows["obs"].shape[1])  # (N,): turns a sum into a mean
     bias = [1 - 0.9 ** (step + 1), 1 - 0.999 ** (step + 1)]  # of Adam's moments
     batch["bias"] = torch.stack([batch["obs"].new_full((), b) for b in bias])  # a copy would wait for the device
     lr = args.lr * (0.5 + 0.5 * math.cos(math.pi * step / args.total_steps) if args.actor_cosine else 1.0)
@@ -386,7 +391,7 @@ def make_update(args: Args):
     @torch.no_grad()  # [D11]
     def update(state: dict, batch: Params) -> Params:
         """One update in place. Returns metrics, (S,) each. The order is part of the algorithm."""
-        obs, action, weight, discount = batch["obs"], batch["action"], batch["weight"], batch["discount"]
+        obs, action, share, discount = batch["obs"], batch["action"], batch["share"], batch["discount"]
 
         # 1. V towards the target critic's Q
         q_target = q_values(state["critic_target"], obs, action).min(1).values  # (S, N)
@@ -394,19 +399,19 @@ def make_update(args: Args):
 
         def v_loss(value: Params) -> tuple[Tensor, Params]:
             v = v_values(value, obs)
-            loss = expectile_loss(q_target - v, args.expectile, weight)
+            loss = expectile_loss(q_target - v, args.expectile, share)
             return loss, {"losses/value": loss, "train/v": v.mean(-1)}
 
         metrics = descend(v_loss, state, "value", batch, args.lr)
 
         # 2. actor by advantage-weighted regression
-        score = (adv / args.beta).exp().clamp(max=args.clip_score)
+        weight = (adv / args.beta).exp().clamp(max=args.clip_score)
         masks = [batch[f"mask{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
 
         def actor_loss(actor: Params) -> tuple[Tensor, Params]:
             mean, log_std = policy(actor, obs, masks)
-            loss = -(weight * score * log_prob(mean, log_std, action)).sum(-1)
-            return loss, {"losses/actor": loss, "train/adv": adv.mean(-1), "train/score": score.mean(-1)}
+            loss = -(share * weight * log_prob(mean, log_std, action)).sum(-1)
+            return loss, {"losses/actor": loss, "train/adv": adv.mean(-1), "train/weight": weight.mean(-1)}
 
         metrics |= descend(actor_loss, state, "actor", batch, batch["actor_lr"])
 
@@ -415,13 +420,14 @@ def make_update(args: Args):
 
         def q_loss(critic: Params) -> tuple[Tensor, Params]:
             q = q_values(critic, obs, action)  # (S, E, N)
-            loss = (weight * (q - q_next.unsqueeze(1)).square()).sum(-1).mean(1)
+            loss = (share * (q - q_next.unsqueeze(1)).square()).sum(-1).mean(1)
             return loss, {"losses/critic": loss, "train/q": q.mean((1, 2))}
 
         metrics |= descend(q_loss, state, "critic", batch, args.lr)
 
         # 4. target critic
-        tree_map(lambda target, p: target.lerp_(p, args.tau), state["critic_target"], state["critic"])
+        for name, target in state["critic_target"].items():
+            target.lerp_(state["critic"][name], args.tau)
         return metrics
 
     return update
@@ -440,22 +446,37 @@ def reward_lr(progress: float) -> float:
     return 1e-4 + 9e-4 * (progress / 0.1 if progress < 0.1 else 0.5 + 0.5 * math.cos(math.pi * (progress - 0.1) / 0.9))
 
 
-def train_reward(args: Args, run: Run, segments: Params, stop: Signals) -> PreferenceTransformer:
-    """Train one seed's reward model, or go on training it, and return the best one by held-out loss.
+def check_phase_1(args: Args, pairs: PreferenceBuffer) -> None:
+    """Raises InputError for what the transformer cannot learn from."""
+    if args.reward_width % args.reward_heads:
+        raise InputError(f"--reward-width {args.reward_width}: not a multiple of --reward-heads, {args.reward_heads}")
+    if pairs.length > 1000:
+        raise InputError(f"segments of {pairs.length} steps: the Preference Transformer takes at most 1000")
+    if len(pairs) < 2:
+        raise InputError(f"--num-preferences {len(pairs)}: a tenth is held out, at least one pair; give 2 or more")
+
+
+def segment_loss(model: PreferenceTransformer, segments: Params, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the scores of the pairs `index` (B,), and the accuracy but for ties.
 
     Args:
         segments: obs (P, 2, T, O), action (P, 2, T, A), label (P,).
     """
-    obs, action, label = segments["obs"], segments["action"], segments["label"]
-    if obs.shape[2] > 1000:
-        raise InputError(f"segments of {obs.shape[2]} steps: the Preference Transformer takes at most 1000")
-    if len(label) < 2:
-        raise InputError(
-            "--num-preferences 1: the Preference Transformer holds out a tenth, at least one; give 2 or more"
-        )
-    model = make_reward_model(args, run.seed, obs.shape[-1], action.shape[-1]).to(obs.device)
+    obs, action, label = (segments[name][index] for name in ("obs", "action", "label"))
+    _, score = model(obs.flatten(0, 1), action.flatten(0, 1), obs.new_ones(2 * len(index), obs.shape[2]))
+    logits = score.view(-1, 2)[:, 1] - score.view(-1, 2)[:, 0]
+    strict = (label != 0.5).float()
+    right = (((logits > 0) == (label > 0.5)) * strict).sum() / strict.sum().clamp(min=1)
+    return F.binary_cross_entropy_with_logits(logits, label), right
+
+
+def train_reward(args: Args, run: Run, segments: Params, check_stop=lambda: None) -> PreferenceTransformer:
+    """Train one seed's reward model, or resume its training, and return the best one by held-out loss."""
+    obs, label = segments["obs"], segments["label"]
+    model = make_reward_model(args, run.seed, obs.shape[-1], segments["action"].shape[-1]).to(obs.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4)
     path, count = run.folder / "reward.pt", max(1, len(label) * 9 // 10)  # [D8]
+    held_out = torch.arange(count, len(label), device=obs.device)
     progress = {"epoch": 0, "best": float("inf"), "waited": 0, "done": False, "model": model.state_dict()}
     if path.exists():
         saved = run.read(path.name, (*progress, "last_model", "optimizer"))
@@ -465,16 +486,6 @@ def train_reward(args: Args, run: Run, segments: Params, stop: Signals) -> Prefe
         model.load_state_dict(saved["last_model"])
         optimizer.load_state_dict(saved["optimizer"])
     run.open_table("reward", progress["epoch"])
-
-    def loss_of(index: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of the pairs' scores, and the accuracy but for ties."""
-        mask = obs.new_ones(2 * len(index), obs.shape[2])
-        _, score = model(obs[index].flatten(0, 1), action[index].flatten(0, 1), mask)
-        logits = score.view(-1, 2)[:, 1] - score.view(-1, 2)[:, 0]
-        strict = (label[index] != 0.5).float()
-        right = (((logits > 0) == (label[index] > 0.5)) * strict).sum() / strict.sum().clamp(min=1)
-        return F.binary_cross_entropy_with_logits(logits, label[index]), right
-
     bar = tqdm(total=args.reward_epochs, initial=progress["epoch"], desc=f"reward model, seed {run.seed}", unit="epoch",
                disable=None)  # fmt: skip
     saved_at = time.perf_counter()
@@ -483,38 +494,127 @@ def train_reward(args: Args, run: Run, segments: Params, stop: Signals) -> Prefe
         model.train()
         order = torch.randperm(count, device=obs.device).split(args.reward_batch_size)
         for i, index in enumerate(order):
-            if stop:
-                bar.close()
-                raise Interrupted
+            check_stop()
             for group in optimizer.param_groups:
                 group["lr"] = reward_lr((progress["epoch"] + i / len(order)) / args.reward_epochs)
-            loss, _ = loss_of(index)
+            loss, _ = segment_loss(model, segments, index)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        check_finite([run], progress["epoch"] + 1, {"loss of the reward model": loss.detach()}, {})
+        check_finite(
+            run.folder.parent, [run.seed], progress["epoch"] + 1, {"loss of the reward model": loss.detach()}, {}
+        )
         progress["epoch"] += 1
         bar.update()
         if progress["epoch"] % 5 == 0 or progress["epoch"] == args.reward_epochs:
             model.eval()
             with torch.no_grad():
-                held_loss, held_right = (x.item() for x in loss_of(torch.arange(count, len(label), device=obs.device)))
-            row = {"loss": loss.item(), "held_out_loss": held_loss, "held_out_accuracy": held_right}
+                held_loss, right = (x.item() for x in segment_loss(model, segments, held_out))
+            row = {"loss": loss.item(), "held_out_loss": held_loss, "held_out_accuracy": right}
             run.log("reward", progress["epoch"], {f"reward/{name}": number for name, number in row.items()})
-            bar.set_postfix(loss=f"{loss.item():.3f}", held_out=f"{held_loss:.3f}", accuracy=f"{held_right:.2f}")
+            bar.set_postfix({name: f"{number:.3f}" for name, number in row.items()})
             better = {"best": held_loss, "waited": 0, "model": {k: p.clone() for k, p in model.state_dict().items()}}
             progress |= better if held_loss < progress["best"] else {"waited": progress["waited"] + 1}
             progress["done"] = 0 < args.reward_patience <= progress["waited"]
         ended = progress["done"] or progress["epoch"] == args.reward_epochs
         if ended or time.perf_counter() - saved_at > REWARD_SAVE_EVERY:
             last = {"last_model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            save(path, {"schema": SCHEMA, "args": run.args, **progress, **last})
+            save(path, {"args": run.args, **progress, **last})
             saved_at = time.perf_counter()
     bar.close()
     model.load_state_dict(progress["model"])
     return model.eval()
 
 
+@torch.no_grad()
+def label_transitions(model: PreferenceTransformer, obs: Tensor, action: Tensor, first: Tensor, window: int,
+                      scale: int, check_stop=lambda: None) -> Tensor:  # fmt: skip
+    """The model's reward of every row, from the window of past steps of its trajectory that ends at it.
+
+    Args:
+        obs: (M, O), action: (M, A), first: (M,) the first row of each row's trajectory.
+        window: steps of a window, fewer where the trajectory has only begun.
+        scale: RETURN_SCALE; of segments alone their length.
+
+    Returns:
+        (M,), scaled as the authors do: by `scale` over the range of the trajectories' returns.
+    """
+    rewards = []
+    for rows in tqdm(torch.arange(len(obs), device=obs.device).split(256), "labelling", unit="batch", disable=None):
+        check_stop()
+        start = torch.maximum(first[rows], rows - window + 1)
+        if len(model.blocks) == 1:
+            rewards.append(last_rewards(model, obs, action, start, rows, window))
+            continue
+        index = rows.unsqueeze(1) + torch.arange(1 - window, 1, device=obs.device)
+        mask = (index >= start.unsqueeze(1)).to(obs.dtype)  # (B, T)
+        past_obs, past_action = (x[index.clamp(min=0)] * mask.unsqueeze(-1) for x in (obs, action))
+        rewards.append(model(past_obs, past_action, mask, last=True)[0][:, 0])
+    reward, (_, lengths) = torch.cat(rewards), torch.unique_consecutive(first, return_counts=True)
+    trajectory = torch.repeat_interleave(torch.arange(len(lengths), device=obs.device), lengths)
+    returns = torch.zeros(len(lengths), dtype=reward.dtype, device=obs.device).index_add_(0, trajectory, reward)
+    return reward * scale / (returns.max() - returns.min()).clamp(min=1e-6)
+
+
+def relabel(args: Args, runs: Runs, pairs: PreferenceBuffer, replay: ReplayBuffer | None):
+    """Phase 1 for every seed; the buffers with their models' rewards."""
+    along = pairs.start.unsqueeze(-1) + torch.arange(pairs.length, device=pairs.device)  # (P, 2, T)
+    segments = {"obs": pairs.obs[along], "action": pairs.action[along], "label": pairs.label}
+    # Segments may overlap in the stored rows, but a step's reward depends on its segment: one row each. [D14]
+    obs, action = segments["obs"].flatten(0, 2), segments["action"].flatten(0, 2)
+    row = torch.arange(len(obs), device=pairs.device)
+    first, scale = row - row % pairs.length, pairs.length
+    if replay is not None:
+        obs, action, row = replay.obs, replay.action, torch.arange(len(replay), device=pairs.device)
+        breaks = (replay.next_obs[:-1] - replay.obs[1:]).norm(dim=-1) > 1e-5
+        starts = torch.cat([torch.ones_like(breaks[:1]), breaks | replay.terminal[:-1].bool()])
+        first, scale = (row * starts).cummax(0).values, RETURN_SCALE.get(runs.task.suite, 500)
+    rewards = []
+    for run in runs.runs:
+        began = time.perf_counter()
+        model = train_reward(args, run, segments, runs.check_stop)
+        reward = label_transitions(model, obs, action, first, pairs.length, scale, runs.check_stop)  # [D15]
+        rewards.append(reward + args.reward_shift)
+        run.time["train"] += time.perf_counter() - began
+    if replay is not None:
+        replay.reward = torch.stack(rewards)
+        return pairs, replay
+    start = torch.arange(2 * len(pairs), device=pairs.device).view(-1, 2) * pairs.length
+    return PreferenceBuffer(obs, action, start, pairs.label, pairs.length, torch.stack(rewards), pairs.device), None
+
+
+# ---------------------------------------------------------------- training
+def train(args: Args) -> dict:
+    """Train every seed to the end, resuming what is there. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
+    with Runs.open(ALGORITHM, args) as runs:
+        pairs, replay = runs.load()  # [D4] [D5]
+        if runs.unfinished:
+            check_phase_1(args, pairs)
+        for group in runs.groups():
+            train_seeds(group.args, group, *relabel(group.args, group, pairs, replay))
+    return runs.summary()
+
+
+def train_seeds(args: Args, runs: Runs, pairs: PreferenceBuffer, replay: ReplayBuffer | None) -> None:
+    """The training loop: the seeds of `runs`, which stand at the same step, as one batch."""
+    sizes = pairs.obs.shape[1], pairs.action.shape[1]
+    state = runs.restore([init(args, seed, *sizes) for seed in runs.seeds])  # every leaf: (S, ...)
+    update = runs.compile(make_update(args))
+    pair_batches = pairs.batches(runs.seeds, runs.step, args.preference_batch_size, args.segment_length)  # [D1] [D2]
+    replay_batches = replay.batches(runs.seeds, runs.step, args.replay_batch_size) if replay else repeat(None)
+    for step in range(runs.step, args.total_steps + 1):
+        if runs.due(step):  # an evaluation, a minute since the last checkpoint, or a signal
+            runs.checkpoint(step, state)
+            runs.evaluate(step, state["actor"], act)
+        if step == args.total_steps:
+            break
+        batch = make_batch(args, runs.seeds, step, next(pair_batches), next(replay_batches))
+        metrics = update(state, batch)
+        runs.log(step + 1, metrics, state, batch)  # every --log-every updates; a NaN stops the run
+    runs.finish(state)
+
+
+# ---------------------------------------------------------------- the fast path of labelling
 def last_rewards(model: PreferenceTransformer, obs: Tensor, action: Tensor, start: Tensor, rows: Tensor,
                  window: int) -> Tensor:  # fmt: skip
     """`model(..., last=True)` of the windows START[i]..ROWS[i], for a model of one block; `rows` are consecutive: (C,).
@@ -567,167 +667,5 @@ def last_rewards(model: PreferenceTransformer, obs: Tensor, action: Tensor, star
     return model.reward(block.finish(last, y.transpose(0, 1).flatten(1)))
 
 
-@torch.no_grad()
-def label_transitions(model: PreferenceTransformer, obs: Tensor, action: Tensor, first: Tensor, window: int,
-                      horizon: int, stop: Signals | bool = False) -> Tensor:  # fmt: skip
-    """The model's reward of every row, from the window of past steps of its trajectory that ends at it.
-
-    Args:
-        obs: (M, O), action: (M, A), first: (M,) the first row of each row's trajectory.
-        window: steps of a window, fewer where the trajectory has only begun.
-        horizon: the authors' scale of a trajectory's return: 1000 for D4RL, else 500; of segments alone their length.
-
-    Returns:
-        (M,), scaled as the authors do: by the horizon over the range of the trajectories' returns.
-    """
-    rewards = []
-    for rows in tqdm(torch.arange(len(obs), device=obs.device).split(256), "labelling", unit="batch", disable=None):
-        if stop:
-            raise Interrupted
-        start = torch.maximum(first[rows], rows - window + 1)
-        if len(model.blocks) == 1:
-            rewards.append(last_rewards(model, obs, action, start, rows, window))
-            continue
-        index = rows.unsqueeze(1) + torch.arange(1 - window, 1, device=obs.device)
-        mask = (index >= start.unsqueeze(1)).to(obs.dtype)  # (B, T)
-        past_obs, past_action = (x[index.clamp(min=0)] * mask.unsqueeze(-1) for x in (obs, action))
-        rewards.append(model(past_obs, past_action, mask, last=True)[0][:, 0])
-    reward, (_, lengths) = torch.cat(rewards), torch.unique_consecutive(first, return_counts=True)
-    trajectory = torch.repeat_interleave(torch.arange(len(lengths), device=obs.device), lengths)
-    returns = torch.zeros(len(lengths), dtype=reward.dtype, device=obs.device).index_add_(0, trajectory, reward)
-    return reward * horizon / (returns.max() - returns.min()).clamp(min=1e-6)
-
-
-def relabel(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: ReplayBuffer | None, stop: Signals):
-    """Phase 1 for every seed; the buffers with their models' rewards."""
-    along = pairs.start.unsqueeze(-1) + torch.arange(pairs.length, device=pairs.device)  # (P, 2, T)
-    segments = {"obs": pairs.obs[along], "action": pairs.action[along], "label": pairs.label}
-    # Segments may overlap in the stored rows, but a step's reward depends on its segment: one row each. [D14]
-    obs, action = segments["obs"].flatten(0, 2), segments["action"].flatten(0, 2)
-    row = torch.arange(len(obs), device=pairs.device)
-    first, horizon = row - row % pairs.length, pairs.length
-    if replay is not None:
-        obs, action, row = replay.obs, replay.action, torch.arange(len(replay), device=pairs.device)
-        breaks = (replay.next_obs[:-1] - replay.obs[1:]).norm(dim=-1) > 1e-5
-        starts = torch.cat([torch.ones_like(breaks[:1]), breaks | replay.terminal[:-1].bool()])
-        first, horizon = (row * starts).cummax(0).values, 1000 if resolve(args.env)[0] == "d4rl" else 500
-    rewards = []
-    for run in runs:
-        began = time.perf_counter()
-        model = train_reward(args, run, segments, stop)
-        reward = label_transitions(model, obs, action, first, pairs.length, horizon, stop)  # [D15]
-        rewards.append(reward + args.reward_shift)
-        run.time["train"] += time.perf_counter() - began
-    if replay is not None:
-        replay.reward = torch.stack(rewards)
-        return pairs, replay
-    start = torch.arange(2 * len(pairs), device=pairs.device).view(-1, 2) * pairs.length
-    return PreferenceBuffer(obs, action, start, pairs.label, pairs.length, torch.stack(rewards), pairs.device), None
-
-
-# ---------------------------------------------------------------- training
-def train(args: Args) -> dict:
-    """Train, or go on training, every seed. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
-    check_args(args)
-    args = replace(args, env=resolve(args.env)[1])
-    run_dir = Path(args.run_dir or f"runs/{args.env}/{ALGORITHM}")
-    seeds = range(args.seed, args.seed + args.num_seeds)
-    device = setup_device(args)
-    with Signals() as stop:
-        runs = [Run(run_dir / f"seed-{seed}", replace(args, seed=seed), ALGORITHM) for seed in seeds]
-        todo = [run for run in runs if not run.finished]
-        if not todo:
-            print(f"{run_dir}: finished already; --overwrite starts anew")
-        workers = Workers(available_cpus(), stop=lambda: bool(stop))
-        try:
-            if todo:
-                if args.capture_video:
-                    require_rendering(workers, args.env)
-                began = time.perf_counter()
-                pairs, replay, prints = load(args, workers, device)  # [D4] [D5]
-                for run in todo:
-                    run.time["data"] += time.perf_counter() - began
-                    run.open(prints, device, args.track)
-            # Seeds that were stopped at different steps go on in turn; all others are one batch.
-            for step in sorted({run.step for run in todo}):
-                group = [run for run in todo if run.step == step]
-                train_seeds(args, group, *relabel(args, group, pairs, replay, stop), workers, stop)
-        except Interrupted:
-            print(f"stopped; the same command goes on from the last checkpoint in {run_dir}", file=sys.stderr)
-            raise SystemExit(stop.exit_status) from None
-        finally:
-            workers.close()
-            for run in runs:
-                run.close()
-    return print_summary(runs)
-
-
-def train_seeds(args: Args, runs: list[Run], pairs: PreferenceBuffer, replay: ReplayBuffer | None, workers: Workers,
-                stop: Signals) -> None:  # fmt: skip
-    """Train seeds that stand at the same step, as one batch, to the end."""
-    seeds, start, device = [run.seed for run in runs], runs[0].step, pairs.device
-    sizes = pairs.obs.shape[1], pairs.action.shape[1]
-    states = [run.restore(init(args, run.seed, *sizes)) for run in runs]
-    state = tree_map(lambda *leaves: torch.stack(leaves).to(device), *states)  # every leaf: (S, ...)
-    update = make_update(args)
-    if args.compile and (missing := can_compile(device)):
-        print(f"torch.compile needs {missing}: the update runs eager, somewhat slower", file=sys.stderr)
-    elif args.compile:
-        torch.compiler.reset()  # graphs of an earlier batch of seeds count against dynamo's limit
-        torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad inside the graph
-        update = torch.compile(update, fullgraph=True)
-    pair_batches = pairs.batches(seeds, start, args.preference_batch_size, args.segment_length)  # [D1] [D2]
-    replay_batches = replay.batches(seeds, start, args.replay_batch_size) if replay else None
-
-    def checkpoint(step: int) -> None:
-        for k, run in enumerate(runs):
-            run.save_checkpoint(step, tree_map(lambda leaf, k=k: leaf[k], state))
-
-    def evaluate_and_log(step: int) -> None:
-        began = time.perf_counter()
-        actors = [actor_arrays(state["actor"], k) for k in range(len(runs))]
-        videos = [run.folder / "videos" / f"step-{step:07d}.mp4" for run in runs] if args.capture_video else None
-        rows = evaluate(workers, args.env, actors, seeds, step, args.eval_episodes, videos)
-        for k, run in enumerate(runs):
-            run.time["eval"] += time.perf_counter() - began
-            run.log_eval(step, rows[k], tree_map(lambda leaf, k=k: leaf[k], state["actor"]))
-        bar.write(f"step {step:>7}  " + "  ".join(f"seed {run.seed}: {run.describe_eval()}" for run in runs))
-
-    bar = tqdm(total=args.total_steps, initial=start, desc=f"{ALGORITHM} {args.env}", unit="step", disable=None)
-    metrics, since = {}, time.perf_counter()
-    saved = since
-    for step in range(start, args.total_steps + 1):
-        due = step % args.eval_every == 0 or step == args.total_steps
-        if due or stop or time.perf_counter() - saved > 60:
-            for run in runs:
-                run.time["train"] += time.perf_counter() - since
-            check_finite(runs, step, metrics, state)
-            checkpoint(step)
-            if stop:
-                raise Interrupted
-            if due and not all(run.evaluated(step) for run in runs):
-                evaluate_and_log(step)
-            since = saved = time.perf_counter()
-        if step == args.total_steps:
-            break
-        batch = make_batch(args, seeds, step, next(pair_batches), next(replay_batches) if replay else None)
-        metrics = update(state, batch)
-        bar.update()
-        log = (step + 1) % args.log_every == 0 or step + 1 == args.total_steps
-        if log or device.type == "cpu":  # elsewhere a look at every step would wait for the device
-            check_finite(runs, step + 1, metrics, state, batch)
-        if log:
-            columns = {name: m.tolist() for name, m in metrics.items()}  # the only wait for the device
-            for k, run in enumerate(runs):
-                run.log("train", step + 1, {name: column[k] for name, column in columns.items()})
-            losses = {name.removeprefix("losses/"): c[0] for name, c in columns.items() if name.startswith("losses/")}
-            bar.set_postfix({name: f"{loss:.3g}" for name, loss in losses.items()}, last=runs[0].describe_eval())
-    bar.close()
-    checkpoint(args.total_steps)
-    for k, run in enumerate(runs):
-        run.save_actor("final.pt", args.total_steps, tree_map(lambda leaf, k=k: leaf[k], state["actor"]))
-
-
 if __name__ == "__main__":
-    with user_errors():
-        train(parse_args(default_args(Args, DEFAULTS)))
+    main(train, Args, DEFAULTS)

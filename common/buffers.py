@@ -10,16 +10,14 @@ they are the same on every device, beside whichever other seeds, and after a res
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.datasets import ensure, ensure_human, fingerprint, read_preferences, read_transitions
-from common.envs import InputError, Workers
+from common.files import InputError
+from common.seeds import PAIRS, REPLAY
 
-PAIRS, REPLAY, NOISE = 1, 2, 3  # streams of random numbers: one key each, so that no two share their draws
 REPLAY_CHUNK = 256  # steps whose replay indices are drawn and moved to the device together
 
 
@@ -84,7 +82,7 @@ class PreferenceBuffer:
                     "obs": self.obs[flat], "action": self.action[flat], "next_obs": self.obs[flat + 1],
                     "last_obs": self.obs[last], "last_action": self.action[last], "label": self.label[pair[:, i]],
                 }  # fmt: skip
-                yield batch if self.reward is None else batch | {"reward": pick(self.reward, flat)}
+                yield batch if self.reward is None else batch | {"reward": rewards_of(self.reward, flat)}
             epoch, skip = epoch + 1, 0
 
 
@@ -123,38 +121,11 @@ class ReplayBuffer:
                 r = rows[:, i]
                 yield {
                     "obs": self.obs[r], "action": self.action[r], "next_obs": self.next_obs[r],
-                    "reward": pick(self.reward, r), "terminal": self.terminal[r],
+                    "reward": rewards_of(self.reward, r), "terminal": self.terminal[r],
                 }  # fmt: skip
             chunk, skip = chunk + 1, 0
 
 
-def pick(reward: Tensor, rows: Tensor) -> Tensor:  # (T,) or (S, T), (S, N) -> (S, N)
+def rewards_of(reward: Tensor, rows: Tensor) -> Tensor:  # (T,) or (S, T), (S, N) -> (S, N)
     """The rewards of `rows`."""
     return reward[rows] if reward.dim() == 1 else reward.gather(1, rows)
-
-
-def load(args, workers: Workers, device: torch.device) -> tuple[PreferenceBuffer, ReplayBuffer | None, dict[str, str]]:
-    """The buffers that a script's Args ask for, and fingerprints of their files; builds or downloads what is missing.
-
-    Raises:
-        InputError: a file is wrong, or there are fewer than --num-preferences pairs.
-    """
-    dataset = Path(args.dataset) if args.dataset else None
-    source = Path(args.preferences) if args.preferences else None
-    if source is None and args.preference_labels == "human":
-        source = ensure_human(args.env, args.data_dir, workers.stop)
-    if dataset is None and (args.use_replay or source is None):
-        dataset = ensure(args.env, args.data_dir, workers)
-    source = source or dataset
-    p = read_preferences(source, args.env)
-    count = args.num_preferences or len(p.label)
-    if count > len(p.label):
-        raise InputError(f"--num-preferences {count}: {source} holds {len(p.label)} pairs; 0 takes all of them")
-    pairs = PreferenceBuffer(p.obs, p.action, p.start[:count], p.label[:count], p.length, p.reward, device)
-    pairs.check(args.preference_batch_size, args.segment_length)
-    prints, replay = {"preferences": fingerprint(source)}, None
-    if args.use_replay:
-        t = read_transitions(dataset, args.env)
-        replay = ReplayBuffer(t.obs, t.action, t.reward, t.next_obs, t.terminal, device)
-        prints["dataset"] = fingerprint(dataset)
-    return pairs, replay, prints

@@ -29,10 +29,12 @@ import torch
 import tyro
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from common import suites
 from common.buffers import PreferenceBuffer, ReplayBuffer
-from common.datasets import collect, ensure, plan
-from common.envs import Workers, evaluate, make, reset_env, sizes
-from common.runs import actor_arrays, default_args, tree_map
+from common.cli import default_args
+from common.rollouts import Workers, evaluate
+from common.states import tree_map
+from common.suites.metaworld import MetaWorld, collect, dataset, plan
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = {path.stem: "" for path in sorted((REPOSITORY / "algorithms").glob("*.py"))}
@@ -60,7 +62,8 @@ def steps(script: str, env: str, seeds: int, compiled: bool, precision: str = "h
     torch.set_float32_matmul_precision(precision)
     module = importlib.import_module(f"algorithms.{script}")
     args = default_args(module.Args, module.DEFAULTS, ["--env", env])
-    rng, (obs_dim, act_dim) = np.random.default_rng(0), sizes(env)
+    rng, task = np.random.default_rng(0), suites.resolve(env)
+    obs_dim, act_dim = task.obs_dim, task.act_dim
     length, pairs = (25, 4000) if env == METAWORLD else (100, 100)
     obs, action = rng.normal(size=(2 * pairs * length, obs_dim)), rng.uniform(-1, 1, (2 * pairs * length, act_dim))
     start, label = np.arange(2 * pairs).reshape(-1, 2) * length, rng.integers(0, 2, pairs)
@@ -173,7 +176,7 @@ def child_label() -> dict:
     from algorithms import pt_iql
 
     torch.set_num_threads(min(4, len(os.sched_getaffinity(0))))
-    model = pt_iql.make_reward_model(pt_iql.Args(), 1, *sizes(METAWORLD)).eval()
+    model = pt_iql.make_reward_model(pt_iql.Args(), 1, 39, 4).eval()
     rows = 20_480
     obs, action, first = torch.randn(rows, 39), torch.rand(rows, 4), torch.arange(rows) // 500 * 500
     many, one = [], []
@@ -193,7 +196,7 @@ def child_label() -> dict:
 def child_collect() -> dict:
     """A step of data collection against a bare step of the two simulators that it takes, resets included."""
     bare, collected = [], []
-    target, guide = make(METAWORLD), make(METAWORLD, goal_visible=True)
+    target, guide = MetaWorld(METAWORLD), MetaWorld(METAWORLD, goal_visible=True)
     rng = np.random.default_rng(0)
     for repeat in range(6):
         began = time.perf_counter()
@@ -202,8 +205,8 @@ def child_collect() -> dict:
         taken = time.perf_counter() - began
         began = time.perf_counter()
         for i, episode in enumerate(episodes):
-            reset_env(target, i)
-            reset_env(guide, i)
+            target.reset(seed=i)
+            guide.reset(seed=i)
             for action in rng.uniform(-1, 1, (len(episode[1]), 4)).astype(np.float32):
                 target.step(action)
                 guide.step(action)
@@ -285,13 +288,16 @@ def rows_beside() -> None:
 def rows_whole() -> None:
     """Evaluation's share of a 200,000-step run, start, memory: from a real run of the script."""
     module = importlib.import_module("algorithms.ipl_iql")
-    actor = actor_arrays(tree_map(lambda t: t.unsqueeze(0), module.init(module.Args(), 1, 39, 4)["actor"]), 0)
+    actor, task = (
+        tree_map(lambda p: p.numpy(), module.init(module.Args(), 1, 39, 4)["actor"]),
+        suites.resolve(METAWORLD),
+    )
     workers = Workers(len(os.sched_getaffinity(0)))
-    evaluate(workers, METAWORLD, [actor], [1], 0, 4)  # started
+    evaluate(workers, task, module.act, [actor], [1], 0, 4)  # started
     times = []
     for repeat in range(5):
         began = time.perf_counter()
-        evaluate(workers, METAWORLD, [actor], [1], repeat, 20)
+        evaluate(workers, task, module.act, [actor], [1], repeat, 20)
         times.append(time.perf_counter() - began)
     workers.close()
     step = finish(start("child_alone", 0, 10, 0))["step"]
@@ -299,7 +305,7 @@ def rows_whole() -> None:
     row("evaluation's share of 200,000 steps", evals, [e + t for e, t in zip(evals, training, strict=True)],
         "at most 0.2")  # fmt: skip
     workers = Workers(len(os.sched_getaffinity(0)))
-    ensure(METAWORLD, Path(os.environ.get("IPL_DATA_DIR") or "data"), workers)
+    dataset(task, Path(os.environ.get("IPL_DATA_DIR") or "data"), workers)
     workers.close()
     memory = []
     with tempfile.TemporaryDirectory() as folder:

@@ -19,8 +19,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import torch  # noqa: E402
 
-from common.datasets import ensure  # noqa: E402
-from common.envs import Workers  # noqa: E402
+from common import suites  # noqa: E402
+from common.rollouts import Workers  # noqa: E402
+from common.suites.base import Recipe  # noqa: E402
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
@@ -47,7 +48,7 @@ def data_dir(tmp_path_factory) -> Path:
     """A data folder whose default dataset holds one episode of each kind, so that no test builds the full one."""
     folder = tmp_path_factory.mktemp("data")
     workers = Workers(2)
-    small = ensure("drawer-open-v2", folder, workers, episodes=1, pairs=60)
+    small = suites.metaworld.dataset(suites.resolve("drawer-open-v2"), folder, workers, Recipe(episodes=1, pairs=60))
     workers.close()
     small.rename(small.with_name("drawer-open-v2_episodes-100_noise-1_pairs-10000_seed-0.hdf5"))
     return folder

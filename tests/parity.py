@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.envs import InputError
-from common.runs import tree_map, user_errors
+from common.cli import user_errors
+from common.files import InputError
+from common.states import tree_map
 
 # golden step metric -> ours
 IPL = {"q_loss": "losses/preference", "chi2_loss": "losses/chi2", "actor_loss": "losses/actor", "q": "train/q",

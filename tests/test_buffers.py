@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.buffers import REPLAY_CHUNK, PreferenceBuffer, ReplayBuffer
-from common.envs import InputError
+from common.files import InputError
 
 PAIRS, LENGTH = 10, 8
 

@@ -9,21 +9,20 @@ import h5py
 import numpy as np
 import pytest
 
-from common import datasets
-from common.datasets import (
-    KINDS,
-    SEGMENT,
-    SUCCESS_STEPS,
-    BuildArgs,
-    ensure,
-    read,
-    read_preferences,
-    read_rows,
-    read_transitions,
-)
-from common.envs import METAWORLD_TASKS, InputError, Workers, evaluate, make, reset_env, resolve
+from algorithms.ipl_iql import act
+from common import suites
+from common.cli import parse_args
+from common.data import read_preferences
+from common.files import InputError, read_arrays
+from common.rollouts import Workers, evaluate
+from common.seeds import seed_of
+from common.suites import identify, metaworld, resolve
+from common.suites.base import Recipe, draw_pairs, read_rows
+from common.suites.metaworld import HORIZON, KINDS, SEGMENT, SUCCESS_STEPS, TASKS, MetaWorld
+from tools import dataset
 
 ENV = "drawer-open-v2"
+TASK = resolve(ENV)
 
 
 @pytest.fixture(scope="module")
@@ -34,28 +33,29 @@ def path(data_dir):
 def test_names_are_metaworlds():
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
-    assert sorted(f"{task}-v3" for task in METAWORLD_TASKS) == sorted(ALL_V3_ENVIRONMENTS)
-    assert resolve("drawer-open") == resolve("drawer-open-v3") == ("metaworld", ENV)
+    assert sorted(f"{task}-v3" for task in TASKS) == sorted(ALL_V3_ENVIRONMENTS)
+    assert identify("drawer-open") == identify("drawer-open-v3") == ("metaworld", ENV)
     with pytest.raises(InputError, match="drawer-open-v2"):
-        resolve("drawr-open-v2")
+        identify("drawr-open-v2")
 
 
 def test_the_goal_is_hidden_and_drawn_by_the_seed():
-    hidden, visible = make(ENV), make(ENV, goal_visible=True)
-    a, b, c = reset_env(hidden, 3), reset_env(visible, 3), reset_env(visible, 4)
+    hidden, visible = MetaWorld(ENV), MetaWorld(ENV, goal_visible=True)
+    a, b, c = (sim.reset(seed=seed)[0] for sim, seed in ((hidden, 3), (visible, 3), (visible, 4)))
     assert (a[-3:] == 0).all() and (b[-3:] != 0).any() and (a[:-3] == b[:-3]).all()
     assert (b[-3:] != c[-3:]).any()
-    assert (reset_env(visible, 5, visible._last_rand_vec) == c).all()  # the goal asked for, whatever the seed
+    goal = {"goal": visible.goal}
+    assert (visible.reset(seed=5, options=goal)[0] == c).all()  # the goal asked for, whatever the seed
 
 
 def test_protocol(path):
-    arrays = read_rows(path, ENV)
+    arrays = read_rows(path, TASK)
     length, row, kind = (arrays[f"episodes/{name}"] for name in ("length", "row", "kind"))
     assert kind.tolist() == [0, 1, 2, 3]
     success = [arrays["success"][r : r + n] for r, n in zip(row, length, strict=True)]
     for n, s in zip(length, success, strict=True):
-        assert n == datasets.HORIZON or s.sum() == SUCCESS_STEPS
-    assert success[0].max() == 1 and length[0] < datasets.HORIZON  # the expert does the task
+        assert n == HORIZON or s.sum() == SUCCESS_STEPS
+    assert success[0].max() == 1 and length[0] < HORIZON  # the expert does the task
     assert (arrays["obs"][:, -3:] == 0).all()
     assert np.abs(arrays["action"]).max() <= 1
     assert (arrays["action"][row + length] == 0).all()  # beside the final observation
@@ -63,9 +63,9 @@ def test_protocol(path):
 
 def test_expert_actions_replay_to_the_stored_observations(path):
     """obs[t + 1] is what action[t] leads to from obs[t], and reward[t] what it earns."""
-    arrays = read_rows(path, ENV)
-    sim = make(ENV)
-    obs = reset_env(sim, datasets.seed_of(0, 0, 0))
+    arrays = read_rows(path, TASK)
+    sim = suites.make(TASK)
+    obs = sim.reset(seed=seed_of(0, 0, 0))[0]
     for t in range(int(arrays["episodes/length"][0])):
         np.testing.assert_array_equal(arrays["obs"][t], obs.astype(np.float32))
         obs, reward, *_ = sim.step(arrays["action"][t])
@@ -73,7 +73,7 @@ def test_expert_actions_replay_to_the_stored_observations(path):
 
 
 def test_labels_are_the_discounted_returns(path):
-    arrays, p = read_rows(path, ENV), read_preferences(path, ENV)
+    arrays, p = read_rows(path, TASK), read_preferences(path, TASK)
     for (a, b), label in zip(p.start, p.label, strict=True):
         first, second = (sum(0.99**t * float(arrays["reward"][r + t]) for t in range(SEGMENT)) for r in (a, b))
         assert label == (0.5 if first == second else float(second > first))
@@ -83,12 +83,12 @@ def test_labels_are_the_discounted_returns(path):
 
 
 def test_ties_are_half():
-    _, label = datasets.draw_pairs(np.array([60]), np.array([0]), np.zeros(61), 20, 0)
+    _, label = draw_pairs(np.array([60]), np.array([0]), np.zeros(61), 20, 0, SEGMENT, 0.99)
     assert (label == 0.5).all()
 
 
 def test_transitions_do_not_cross_episodes(path):
-    arrays, t = read_rows(path, ENV), read_transitions(path, ENV)
+    arrays, t = read_rows(path, TASK), metaworld.read_transitions(path, TASK)
     assert len(t.obs) == arrays["episodes/length"].sum() and not t.terminal.any()
     n = int(arrays["episodes/length"][0])
     np.testing.assert_array_equal(t.next_obs[n - 1], arrays["obs"][n])  # the final observation of episode 0
@@ -102,7 +102,8 @@ def test_same_data_for_any_number_of_workers(tmp_path):
     files = []
     for count in (1, 2, 3):
         workers = Workers(count)
-        files.append(read(ensure(ENV, tmp_path / str(count), workers, episodes=2, pairs=20, seed=5)))
+        recipe = Recipe(episodes=2, pairs=20, seed=5)
+        files.append(read_arrays(metaworld.dataset(TASK, tmp_path / str(count), workers, recipe)))
         workers.close()
     for other in files[1:]:
         assert other.keys() == files[0].keys()
@@ -113,10 +114,10 @@ def test_same_data_for_any_number_of_workers(tmp_path):
 
 def _build(folder, results):
     builds = []
-    real = datasets.build
-    datasets.build = lambda *args: (builds.append(1), real(*args))
+    real = metaworld.build
+    metaworld.build = lambda *args: (builds.append(1), real(*args))
     workers = Workers(1)
-    ensure(ENV, folder, workers, episodes=1, pairs=5)
+    metaworld.dataset(TASK, folder, workers, Recipe(episodes=1, pairs=5))
     workers.close()
     results.put(len(builds))
 
@@ -134,20 +135,20 @@ def test_two_at_once_build_once(tmp_path):
 
 
 def test_build_command(tmp_path, capsys):
-    datasets.main(BuildArgs(env=ENV, episodes=1, pairs=10, data_dir=tmp_path, noise=0.0))
+    dataset.main(dataset.DatasetArgs(env=ENV, episodes=1, pairs=10, data_dir=tmp_path, noise=0.0))
     printed = capsys.readouterr().out
     assert all(kind in printed for kind in KINDS) and "10 pairs" in printed
     with pytest.raises(InputError, match="--episodes 0"):
-        datasets.main(BuildArgs(episodes=0, data_dir=tmp_path))
+        parse_args(dataset.DatasetArgs(), ["--episodes", "0"])
 
 
 def test_evaluation_is_the_same_for_any_number_of_workers():
     rng = np.random.default_rng(0)
-    actor = {"w0": rng.normal(size=(39, 4)).astype(np.float32), "b0": np.zeros(4, np.float32)}
+    actor = {"w0": rng.normal(size=(1, 39, 4)).astype(np.float32), "b0": np.zeros((1, 1, 4), np.float32), "log_std": 0}
     rows = []
     for count in (1, 2):
         workers = Workers(count)
-        rows.append(evaluate(workers, ENV, [actor, actor], [1, 2], 0, 2))
+        rows.append(evaluate(workers, TASK, act, [actor, actor], [1, 2], 0, 2))
         workers.close()
     assert rows[0] == rows[1]
     assert rows[0][0] != rows[0][1]  # seeds meet other goals
@@ -168,7 +169,7 @@ def npz(tmp_path, **changes):
 
 def test_released_format(tmp_path):
     file, arrays = npz(tmp_path)
-    p = read_preferences(file, ENV)
+    p = read_preferences(file, TASK)
     assert p.length == 25 and p.start.shape == (6, 2)
     for k in range(6):
         for side in (0, 1):
@@ -192,14 +193,14 @@ def test_released_format(tmp_path):
 def test_wrong_preferences_are_refused_in_one_line(tmp_path, changes, said):
     file, _ = npz(tmp_path, **changes)
     with pytest.raises(InputError, match=said) as refused:
-        read_preferences(file, ENV)
+        read_preferences(file, TASK)
     assert str(file) in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_wrong_datasets_are_refused_in_one_line(path, tmp_path):
     def refused(said: str, file, env=ENV):
         with pytest.raises(InputError, match=said) as error:
-            read_preferences(file, env)
+            read_preferences(file, resolve(env))
         assert "\n" not in str(error.value)
 
     refused("no such file", tmp_path / "nowhere.hdf5")

@@ -6,16 +6,20 @@ The quick part runs with every `pytest`; `pytest -m slow tests/test_faults.py` i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
+import importlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +28,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.datasets import ensure
-from common.envs import InputError, Workers, available_cpus
-from common.runs import LIMITS, Run, check_args, default_args, parse_args, user_errors
+from common import suites
+from common.cli import default_args, inside, parse_args, user_errors
+from common.files import InputError
+from common.folder import Run
+from common.rollouts import Workers, available_cpus
+from common.suites.base import Recipe
 from tests.conftest import REPOSITORY, SMALL, SMALL_OF, command, environment
 from tests.test_scripts import assert_same_run, children, start_until
 
@@ -134,7 +141,7 @@ def test_a_worker_that_hangs_or_has_no_memory_is_replaced_once(data_dir, tmp_pat
         folder.mkdir()
         options = environment(data_dir, folder)
         limit = 3 if always else 10  # the second pool of the run that ends well must finish its episodes in time
-        line = patched(f"import common.envs; common.envs.EPISODE_TIMEOUT = {limit}", "ipl_iql", *SMALL)
+        line = patched(f"import common.rollouts; common.rollouts.EPISODE_TIMEOUT = {limit}", "ipl_iql", *SMALL)
         process = subprocess.Popen(line, cwd=folder, env=options["env"], text=True, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.PIPE)  # fmt: skip
         hit: set[int] = set()
@@ -171,7 +178,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(run, small_disk, whole):
+def test_a_full_disk_is_one_line_and_the_same_command_resumes(run, small_disk, whole):
     filler, full = small_disk / "filler", 0
     for free in (40_000, 120_000, 400_000):  # full at the first files, at the first checkpoint, later
         size = shutil.disk_usage(small_disk).free - free
@@ -187,19 +194,24 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(run, small_disk, w
     assert_same_run(small_disk / "run/seed-1", whole())
 
 
+def build(folder: Path, workers: Workers) -> Path:
+    task = suites.resolve("drawer-open-v2")
+    return suites.metaworld.dataset(task, folder, workers, Recipe(episodes=1, pairs=60))
+
+
 def test_a_full_disk_under_the_data_leaves_no_half_file(run, small_disk):
     filler = small_disk / "filler"
     filler.write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 50_000))
     workers = Workers(1)
     with pytest.raises(OSError, match=r"No space left|write|unable"):
-        ensure("drawer-open-v2", small_disk / "data", workers, episodes=1, pairs=60)
+        build(small_disk / "data", workers)
     assert not [*(small_disk / "data").rglob("*.hdf5"), *(small_disk / "data").rglob("*.partial")]
     filler.unlink()
-    assert ensure("drawer-open-v2", small_disk / "data", workers, episodes=1, pairs=60).exists()
+    assert build(small_disk / "data", workers).exists()
     workers.close()
 
 
-def test_a_folder_that_becomes_read_only_is_one_line_and_the_same_command_goes_on(
+def test_a_folder_that_becomes_read_only_is_one_line_and_the_same_command_resumes(
     run, data_dir, small_disk, tmp_path, whole
 ):
     """The run's folder in its first evaluation; then also a new run's folder and the data's."""
@@ -294,8 +306,6 @@ def test_a_reward_model_of_another_task_or_size_is_refused(data_dir, tmp_path, w
 
 def refused(script: str, data_dir: Path, folder: Path, what: str, more: list[str]) -> None:
     """Training in this process raises InputError: one line that says `what` and names the run's folder."""
-    import importlib
-
     module = importlib.import_module(f"algorithms.{script}")
     words = [*SMALL, *more, "--run-dir", str(folder / "runs/drawer-open-v2" / script), "--data-dir", str(data_dir)]
     with pytest.raises(InputError) as error:
@@ -309,9 +319,10 @@ def refused(script: str, data_dir: Path, folder: Path, what: str, more: list[str
 FUZZ = """
 import random, sys, numpy as np
 from pathlib import Path
-from common.datasets import read_preferences, read_transitions
-from common.envs import InputError
-from common.runs import read_saved
+from common import suites
+from common.data import read_preferences
+from common.files import InputError
+from common.states import read_saved
 path, env, head, cases, draw = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), random.Random(0)
 content = path.read_bytes()
 victim = path.with_name("victim" + path.suffix)
@@ -320,7 +331,9 @@ def read():
     if path.suffix == ".pt":
         saved = read_saved(victim, ("step", "state", "args"))
         return [saved["step"], *(p.numpy() for name in ("actor", "critic") for p in saved["state"][name].values())]
-    found = vars(read_preferences(victim, env)) | (vars(read_transitions(victim, env)) if path.suffix != ".npz" else {})
+    task = suites.resolve(env)
+    more = vars(suites.SUITES[task.suite].read_transitions(victim, task)) if path.suffix != ".npz" else {}
+    found = vars(read_preferences(victim, task)) | more
     return [value for value in found.values() if value is not None]
 
 victim.write_bytes(content)
@@ -380,7 +393,7 @@ def test_many_damaged_files_are_refused_or_read_right(data_dir, tmp_path, whole)
 
 
 # ---------------------------------------------------------------- logs that fail, odd places
-def test_training_goes_on_without_wandb_and_tensorboard(run, data_dir, tmp_path):
+def test_training_resumes_without_wandb_and_tensorboard(run, data_dir, tmp_path):
     env = {**environment(data_dir, tmp_path)["env"], "WANDB_MODE": "online", "HOME": str(tmp_path),
            "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "3"}  # fmt: skip
     done = run("ipl_iql", *SMALL, "--track", env=env)
@@ -388,7 +401,7 @@ def test_training_goes_on_without_wandb_and_tensorboard(run, data_dir, tmp_path)
     assert (seed_folder(tmp_path) / "final.pt").exists()
 
 
-def test_training_goes_on_where_the_folder_of_wandb_is_full(data_dir, small_disk, tmp_path):
+def test_training_resumes_where_the_folder_of_wandb_is_full(data_dir, small_disk, tmp_path):
     """The folder is a link into a full disk, in a run that goes on; it trains and evaluates."""
     process = start_until(data_dir, tmp_path, lambda seed: (seed / "eval.csv").exists()
                           and "\n20," in (seed / "eval.csv").read_text(), *SMALL, "--total-steps", 100_000)  # fmt: skip
@@ -457,31 +470,37 @@ def test_odd_folders_locale_and_time_zone(data_dir, tmp_path, whole):
 
 
 # ---------------------------------------------------------------- senseless values
-NUMBERS = [name for _, _, names in LIMITS for name in names.split()
-           if name not in ("hidden_sizes", "matmul_precision", "preference_labels")]  # fmt: skip
+def intervals(args_class: type) -> dict[str, str]:
+    """The interval beside each number's flag."""
+    hints = typing.get_type_hints(args_class, include_extras=True)
+    return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_number_has_its_interval(script):
+    args_class = importlib.import_module(f"algorithms.{script}").Args
+    numbers = {field.name for field in dataclasses.fields(args_class) if field.type in ("int", "float")}
+    assert not numbers, f'write {numbers.pop()}: Annotated[float, "[0, 1)"] beside the flag'
+    assert all(re.fullmatch(r"[\[(]\S+, \S+[\])]", interval) for interval in intervals(args_class).values())
 
 
 @settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(SCRIPTS), st.data())
 def test_any_number_for_any_flag_is_taken_or_refused_in_one_line(script, data):
     """In this process, up to the point where data would be read: the parser and the limits."""
-    import importlib
-
     module = importlib.import_module(f"algorithms.{script}")
-    fields = [name for name in NUMBERS if hasattr(module.Args, name)]
-    name = data.draw(st.sampled_from(fields))
+    allowed = intervals(module.Args)
+    name = data.draw(st.sampled_from(sorted(allowed)))
     odd = st.sampled_from(["1e400", "-0", "0x10", "1_000", " 1", "inf", "-inf", "nan"])
     value = data.draw(st.one_of(st.integers(-3, 3), st.integers(), st.floats(), st.text(max_size=5), odd))
     words = [f"--{name.replace('_', '-')}={value}"]
     try:
         args = parse_args(default_args(module.Args, module.DEFAULTS, words), words)
-        check_args(args)
     except InputError as error:
         assert str(error) and "\n" not in str(error)
         return
     accepted = getattr(args, name)
-    accepts = next(accept for _, accept, names in LIMITS if name in names.split())
-    assert accepts(accepted) and accepted == accepted and abs(accepted) != float("inf")
+    assert inside(accepted, allowed[name]) and accepted == accepted and abs(accepted) != float("inf")
 
 
 # ---------------------------------------------------------------- the long part
@@ -516,7 +535,7 @@ def test_fifty_kills_at_random_moments(run, data_dir, tmp_path, script):
 @pytest.mark.timeout(3600)
 def test_fifty_kills_while_a_dataset_is_built(tmp_path):
     """Two builders at a time, one of them killed at a random moment; what is left is what one alone builds."""
-    line = [sys.executable, "-m", "common.datasets", "--env", "drawer-open-v2", "--episodes", "2", "--pairs", "60"]
+    line = [sys.executable, "-m", "tools.dataset", "--env", "drawer-open-v2", "--episodes", "2", "--pairs", "60"]
     whole = subprocess.run([*line, "--data-dir", tmp_path / "whole"], cwd=REPOSITORY, capture_output=True, text=True)
     assert whole.returncode == 0, whole.stderr
     (expected,) = (tmp_path / "whole").rglob("*.hdf5")
@@ -640,10 +659,10 @@ def test_code_that_changed_under_a_run_is_said(whole, data_dir, tmp_path, capsys
     args = parse_args(default_args(Args, {}, words), words)
     for _ in range(2):
         run = Run(tmp_path / "seed-1", args, "ipl_iql")
-        run.open(config["dataset_fingerprint"], torch.device("cpu"), track=False)
+        run.begin(config["dataset_fingerprint"], torch.device("cpu"), track=False)
         run.close()
         assert json.loads(path.read_text())["git_dirty"]
-    assert capsys.readouterr().err.count(f"was started at commit {'0' * 40}, goes on with other code") == 1
+    assert capsys.readouterr().err.count(f"was started at commit {'0' * 40}, resumes with other code") == 1
 
 
 @pytest.mark.parametrize(("error", "said"), [

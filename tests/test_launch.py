@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from common.runs import default_args, parse_args
+from common.cli import default_args, parse_args
 from tests.conftest import REPOSITORY, SMALL
 from tests.slurmlab import Slurm
 from tests.test_scripts import assert_same_run, step
@@ -76,7 +76,7 @@ class House:
         self.folder, self.env = base / "it's a house", env
         folder = self.folder
         folder.mkdir()
-        for name in ("algorithms", "common", "sweeps", "requirements.txt", ".venv"):
+        for name in ("algorithms", "common", "sweeps", "tools", "requirements.txt", ".venv"):
             (folder / name).symlink_to(REPOSITORY / name)
         for name in ("slurm_launch.sh", "setup_shell.sh"):
             shutil.copy(REPOSITORY / name, folder)

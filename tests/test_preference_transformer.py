@@ -7,7 +7,8 @@ import torch
 
 from algorithms import pt_iql
 from algorithms.pt_iql import Args, PreferenceTransformer, label_transitions, reward_lr, train_reward
-from common.runs import read_saved
+from common.files import Interrupted
+from common.states import read_saved
 
 OBS, ACT, STEPS = 5, 3, 8
 
@@ -68,7 +69,7 @@ def test_windowed_labels_equal_a_slow_loop(layers, weighted_sum):
     lengths = [3, 200, 1, 140]  # more than a chunk of rows
     obs, action = (torch.randn(sum(lengths), n, generator=g, dtype=torch.float64) for n in (OBS, ACT))
     first = torch.cat([torch.full((n,), sum(lengths[:i])) for i, n in enumerate(lengths)])
-    fast = label_transitions(model, obs, action, first, window, horizon=500)
+    fast = label_transitions(model, obs, action, first, window, scale=500)
     slow = []
     for t in range(len(obs)):
         rows = slice(max(int(first[t]), t - window + 1), t + 1)
@@ -116,11 +117,11 @@ def small_args(**changes) -> Args:
 
 def test_held_out_pairs_are_predicted(tmp_path):
     run = Folder(tmp_path)
-    train_reward(small_args(), run, synthetic(2000), stop=False)
+    train_reward(small_args(), run, synthetic(2000))
     assert max(row["reward/held_out_accuracy"] for row in run.rows) > 0.9
 
 
-def test_reward_model_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+def test_reward_model_resumes_where_it_was_stopped(tmp_path, monkeypatch):
     """Stopped between two checks and started again: bitwise the model of an uninterrupted training."""
     monkeypatch.setattr(pt_iql, "REWARD_SAVE_EVERY", 0)
     data, args = synthetic(200), small_args(reward_epochs=15, reward_dropout=0.1)
@@ -128,19 +129,18 @@ def test_reward_model_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     stopped = Folder(tmp_path / "stopped")
     for run in (whole, stopped):
         run.folder.mkdir()
-    expected = train_reward(args, whole, data, stop=False)
+    expected = train_reward(args, whole, data)
 
-    class Stop:
-        calls = 0
+    batches = iter(range(20))  # in the middle of epoch 7
 
-        def __bool__(self) -> bool:
-            self.calls += 1
-            return self.calls > 20  # batches: in the middle of epoch 7
+    def check_stop() -> None:
+        if next(batches, None) is None:
+            raise Interrupted
 
-    with pytest.raises(pt_iql.Interrupted):
-        train_reward(args, stopped, data, Stop())
+    with pytest.raises(Interrupted):
+        train_reward(args, stopped, data, check_stop)
     assert read_saved(stopped.folder / "reward.pt", ("epoch",))["epoch"] == 6
-    got = train_reward(args, stopped, data, stop=False)
+    got = train_reward(args, stopped, data)
     assert whole.rows == stopped.rows
     for a, b in zip(expected.parameters(), got.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -150,7 +150,7 @@ def test_patience_ends_the_training(tmp_path):
     data = synthetic(100)
     data["label"] = torch.randint(0, 2, (100,), generator=torch.Generator().manual_seed(4)).float()  # nothing to learn
     run = Folder(tmp_path)
-    train_reward(small_args(reward_epochs=500, reward_patience=2), run, data, stop=False)
+    train_reward(small_args(reward_epochs=500, reward_patience=2), run, data)
     assert run.rows[-1]["step"] < 500
     best = min(range(len(run.rows)), key=lambda i: run.rows[i]["reward/held_out_loss"])
     assert len(run.rows) - 1 - best == 2

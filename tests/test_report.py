@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from common import report
-from common.envs import InputError
-from common.evaluate import interval
-from common.report import ReportArgs
-from common.runs import default_args, parse_args, stored
+from common.cli import default_args, parse_args
+from common.files import InputError
+from common.folder import stored
 from tests.conftest import REPOSITORY
+from tools import report
+from tools.evaluate import interval
+from tools.report import ReportArgs
 
 
 def write_run(base: Path, method: str, env: str, pairs: int, seed: int, values: list[float], **args) -> Path:
@@ -78,7 +79,7 @@ def test_tables_by_hand(runs, tmp_path):
 def test_report_is_the_same_every_time(runs, tmp_path):
     """Bytes of tables and pictures, in processes of their own."""
     for name in ("a", "b"):
-        call = [sys.executable, "-m", "common.report", str(runs), "--out", str(tmp_path / name)]
+        call = [sys.executable, "-m", "tools.report", str(runs), "--out", str(tmp_path / name)]
         assert subprocess.run(call, cwd=REPOSITORY, capture_output=True).returncode == 0
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == ["curves.csv", "curves.pdf", "curves.png", "scaling.pdf", "scaling.png", "tables.md", "tables.tex"]
@@ -92,7 +93,7 @@ def test_published_results_are_what_the_report_makes_of_them(tmp_path):
     --into README.md`. Tables to the byte; pictures but for what another processor rounds otherwise."""
     page, published = tmp_path / "README.md", REPOSITORY / "results/report"
     page.write_text((REPOSITORY / "README.md").read_text())
-    call = [sys.executable, "-m", "common.report", "results", "--out", str(tmp_path / "report"), "--into", str(page)]
+    call = [sys.executable, "-m", "tools.report", "results", "--out", str(tmp_path / "report"), "--into", str(page)]
     done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert page.read_text() == (REPOSITORY / "README.md").read_text()
@@ -173,7 +174,7 @@ def test_filters_axes_and_metrics(runs, tmp_path, capsys):
     assert (tmp_path / "p/curves.csv").read_text().splitlines()[:3] == [
         "task,pairs,method,updates,mean,low,high", "drawer-open-v2,500,ipl_iql,0,0,0,0",
         "drawer-open-v2,500,ipl_iql,10,100,100,100"]  # fmt: skip
-    call = [sys.executable, "-m", "common.report", str(runs), "--filter", "env=hopper*", "--filter", "seed=1", "seed=?"]
+    call = [sys.executable, "-m", "tools.report", str(runs), "--filter", "env=hopper*", "--filter", "seed=1", "seed=?"]
     done = subprocess.run([*call, "--out", tmp_path / "q"], cwd=REPOSITORY, capture_output=True, text=True)
     assert "| hopper-medium-expert-v2 | 100 | ipl_iql | 1 |" in done.stdout and "drawer" not in done.stdout
     (tmp_path / "linked").mkdir()
@@ -298,7 +299,7 @@ def test_bad_folders_are_named_and_nothing_is_status_2(runs, tmp_path, capsys):
     for said, args in {"no run to": nowhere, **{k: ReportArgs((runs,), **v) for k, v in wrong.items()}}.items():
         with pytest.raises(InputError, match=said):
             report.main(args)
-    call = [sys.executable, "-m", "common.report", str(tmp_path / "nowhere")]
+    call = [sys.executable, "-m", "tools.report", str(tmp_path / "nowhere")]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
 
@@ -314,7 +315,7 @@ def test_evaluate_a_saved_actor(whole):
     seed = whole()
 
     def call(*words, **more) -> subprocess.CompletedProcess:
-        line = [sys.executable, "-m", "common.evaluate", *map(str, words)]
+        line = [sys.executable, "-m", "tools.evaluate", *map(str, words)]
         return subprocess.run(line, capture_output=True, text=True, cwd=REPOSITORY, env={**os.environ, **more})
 
     said = [call(seed / "final.pt", "--episodes", 4, "--workers", workers).stdout for workers in (1, 2)]

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from algorithms import ipl_iql
-from common.runs import default_args, parse_args, user_errors
+from common.cli import default_args, parse_args, user_errors
 from tests.conftest import REPOSITORY, SMALL, SMALL_OF, command, environment
 
 FILES = {"config.json", "train.csv", "eval.csv", "time.csv", "checkpoint.pt", "best.pt", "final.pt"}
@@ -94,7 +94,7 @@ def test_a_finished_run_without_its_checkpoint_is_not_erased(run, reference, tmp
     assert_same_run(tmp_path / "copy/seed-1", reference)
 
 
-def test_overwrite_starts_anew(run, reference, tmp_path):
+def test_overwrite_starts_from_scratch(run, reference, tmp_path):
     folder = tmp_path / "copy/seed-1"
     shutil.copytree(reference, folder)
     (tmp_path / "scratch").mkdir()
@@ -129,7 +129,7 @@ def test_corrected_command_starts(run, data_dir, tmp_path, reference):
 
 
 @pytest.mark.parametrize("script", ["pt_iql"])
-def test_seeds_at_different_steps_go_on_together(run, data_dir, tmp_path, whole, script):
+def test_seeds_at_different_steps_resume_together(run, data_dir, tmp_path, whole, script):
     """Seed 1 finished, seed 2 killed midway, seed 3 not begun: one command ends all, as single runs would have."""
     arguments = [*SMALL, *SMALL_OF.get(script, [])]
     folder = tmp_path / "runs/drawer-open-v2" / script
@@ -239,7 +239,7 @@ OTHERS = [name for name in sorted(path.stem for path in (REPOSITORY / "algorithm
 
 
 @pytest.mark.parametrize(("script", "table"), [(script, "train.csv") for script in OTHERS] + [("pt_iql", "reward.csv")])
-def test_every_script_goes_on_after_kill_9(run, data_dir, tmp_path, whole, script, table):
+def test_every_script_resumes_after_kill_9(run, data_dir, tmp_path, whole, script, table):
     """Killed once, when `table` has its first rows; then the same rows and bytes as a run that was not."""
     arguments = [*SMALL, *SMALL_OF.get(script, [])]
     expected = whole(script)
@@ -386,7 +386,7 @@ def test_nohup_is_respected(data_dir, tmp_path):
 
 
 def test_no_thread_slows_down_for_denormal_numbers():
-    code = ("import torch\nfrom algorithms.ipl_iql import Args\nfrom common.runs import setup_device\n"
+    code = ("import torch\nfrom algorithms.ipl_iql import Args\nfrom common.cli import setup_device\n"
             "setup_device(Args(device='cpu', threads=2))\n"
             "small = torch.full((4_000_000,), 1e-30) * 1e-10\n"
             "print(torch.get_num_threads(), small.count_nonzero().item())")  # fmt: skip

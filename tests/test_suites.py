@@ -18,27 +18,38 @@ import h5py
 import numpy as np
 import pytest
 
-from common import datasets
+from algorithms.ipl_iql import act
+from common import data, suites
 from common.buffers import PreferenceBuffer
-from common.datasets import ensure_human, read_preferences, read_transitions
-from common.envs import (
-    ROBOMIMIC_OBS,
-    SUITES,
-    InputError,
-    Interrupted,
-    Workers,
-    d4rl_score,
-    evaluate,
-    make,
-    reset_env,
-    resolve,
-    rollout,
-    sizes,
-)
+from common.files import InputError, Interrupted
+from common.rollouts import Workers, evaluate, rollout
+from common.suites import SUITES, d4rl, human_pairs, identify, resolve, robomimic
+from common.suites.base import ACTION_LIMIT
 from tests.conftest import REPOSITORY, command, environment
+from tools import dataset
 
 LIFT, HOPPER = "lift-ph", "hopper-medium-expert-v2"
-OBS_SIZES = dict(zip(ROBOMIMIC_OBS, (10, 7, 7, 7, 7, 3, 4, 2, 2), strict=True))  # of Lift
+OBS_SIZES = dict(zip(robomimic.OBS_KEYS, (10, 7, 7, 7, 7, 3, 4, 2, 2), strict=True))  # of Lift
+
+
+def make(env: str):
+    return suites.make(resolve(env))
+
+
+def sizes(env: str) -> tuple[int, int]:
+    return resolve(env).obs_dim, resolve(env).act_dim
+
+
+def read_preferences(path: Path, env: str):
+    return data.read_preferences(path, resolve(env))
+
+
+def read_transitions(path: Path, env: str):
+    return SUITES[resolve(env).suite].read_transitions(path, resolve(env))
+
+
+def ensure_human(env: str, folder: Path, stop=lambda: False) -> Path:
+    return human_pairs(resolve(env), folder, stop)
 
 
 # ---------------------------------------------------------------- environments
@@ -46,14 +57,14 @@ OBS_SIZES = dict(zip(ROBOMIMIC_OBS, (10, 7, 7, 7, 7, 3, 4, 2, 2), strict=True)) 
                                  "halfcheetah-medium-expert-v2"])  # fmt: skip
 def test_an_environment_is_what_its_seed_makes_it(env):
     sim = make(env)
-    first, other, again = (reset_env(sim, seed) for seed in (3, 4, 3))
+    first, other, again = (sim.reset(seed=seed)[0] for seed in (3, 4, 3))
     assert first.shape == (sizes(env)[0],) and sim.action_space.shape == (sizes(env)[1],)
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     action = np.full(sim.action_space.shape, 0.1, np.float32)
-    reset_env(sim, 3)
+    sim.reset(seed=3)
     steps = [sim.step(action)[0] for _ in range(3)]
     state = np.random.get_state()[1].copy()
-    reset_env(sim, 3)
+    sim.reset(seed=3)
     assert all(np.array_equal(sim.step(action)[0], step) for step in steps)
     assert np.array_equal(np.random.get_state()[1], state)  # robosuite draws from it; ours puts it back
     sim.close()
@@ -61,17 +72,18 @@ def test_an_environment_is_what_its_seed_makes_it(env):
 
 def still(env: str) -> dict[str, np.ndarray]:
     """An actor that does nothing."""
-    return {"w0": np.zeros(sizes(env), np.float32), "b0": np.zeros(sizes(env)[1], np.float32)}
+    size, count = sizes(env)
+    return {"w0": np.zeros((1, size, count), np.float32), "b0": np.zeros((1, 1, count), np.float32), "log_std": 0}
 
 
 def test_robomimic_episodes_end_at_their_horizon_and_at_success(monkeypatch):
-    idle = rollout("lift-ph", still("lift-ph"), 1)
+    idle = rollout(resolve(LIFT), act, still(LIFT), 1)
     assert idle == {"return": 0.0, "success": 0.0, "score": None, "length": 400}
     sim = make("lift-mh")
-    reset_env(sim, 1)
+    sim.reset(seed=1)
     ends = [sim.step(np.zeros(7))[2:4] for _ in range(500)]
     assert ends == [(False, False)] * 499 + [(False, True)]
-    reset_env(sim, 1)
+    sim.reset(seed=1)
     body = sim.sim.cube_body_id  # the cube hangs in the air: lifted
     joint = sim.sim.sim.data.get_joint_qpos("cube_joint0").copy()
     joint[2] += 0.3
@@ -84,13 +96,14 @@ def test_robomimic_episodes_end_at_their_horizon_and_at_success(monkeypatch):
 
 
 def test_d4rl_scores():
-    assert d4rl_score(HOPPER, 3234.3) == pytest.approx(100) and d4rl_score(HOPPER, -20.272305) == pytest.approx(0)
-    assert d4rl_score("walker2d-medium-expert-v2", 4592.3) == pytest.approx(100)
-    assert d4rl_score("drawer-open-v2", 1.0) is None
+    hopper, walker = resolve(HOPPER), resolve("walker2d-medium-expert-v2")
+    assert suites.score(hopper, 3234.3) == pytest.approx(100) and suites.score(hopper, -20.272305) == pytest.approx(0)
+    assert suites.score(walker, 4592.3) == pytest.approx(100)
+    assert suites.score(resolve("drawer-open-v2"), 1.0) is None
     workers = Workers(2)
-    (row,) = evaluate(workers, HOPPER, [still(HOPPER)], [1], 0, 4)
+    (row,) = evaluate(workers, hopper, act, [still(HOPPER)], [1], 0, 4)
     workers.close()
-    assert row["success"] is None and row["score"] == pytest.approx(d4rl_score(HOPPER, row["return_mean"]))
+    assert row["success"] is None and row["score"] == pytest.approx(suites.score(hopper, row["return_mean"]))
     assert 10 < row["length"] < 1000  # it falls
 
 
@@ -100,10 +113,10 @@ def test_videos_show_something(env):
     works = [name for name in ("egl", "osmesa") if in_process("import mujoco; mujoco.GLContext(64, 64)", name) == ""]
     if not works:
         pytest.skip("off-screen rendering needs libEGL or libOSMesa")
-    code = f"""from common.envs import frame, make, reset_env
-sim = make("{env}", render=True)
-reset_env(sim, 1)
-picture = frame(sim)
+    code = f"""from common import suites
+sim = suites.make(suites.resolve("{env}"), render=True)
+sim.reset(seed=1)
+picture = sim.render()
 print(picture.shape, picture.dtype, picture.std() > 10)
 sim.close()"""
     assert in_process(code, works[0]) == "(480, 480, 3) uint8 True\n"
@@ -117,18 +130,17 @@ def in_process(code: str, backend: str) -> str:
 
 
 def test_names():
-    assert resolve("hopper-medium-expert") == ("d4rl", HOPPER) and resolve("lift-ph") == ("robomimic", "lift-ph")
-    assert {suite: sum(s == suite for s in SUITES.values()) for suite in set(SUITES.values())} == {
-        "metaworld": 50, "robomimic": 6, "d4rl": 6}  # fmt: skip
+    assert identify("hopper-medium-expert") == ("d4rl", HOPPER) and identify("lift-ph") == ("robomimic", "lift-ph")
+    assert [len(SUITES[suite].names()) for suite in ("metaworld", "robomimic", "d4rl")] == [50, 6, 6]
     with pytest.raises(InputError, match="lift-ph"):
-        resolve("lift-hp")
+        identify("lift-hp")
 
 
 # ---------------------------------------------------------------- files, written by hand from real episodes
 def episode(env: str, seed: int, steps: int) -> dict[str, np.ndarray]:
     """Uniform actions from the seed's start; ends early where the environment does."""
     sim, rng = make(env), np.random.default_rng(seed)
-    rows, obs = [], reset_env(sim, seed)
+    rows, obs = [], sim.reset(seed=seed)[0]
     for _ in range(steps):
         action = rng.uniform(-1, 1, sim.action_space.shape)
         following, reward, terminated, _, _ = sim.step(action)
@@ -210,7 +222,7 @@ def test_robomimic_file_is_read_as_written(files):
     keep = ~np.isin(np.arange(180), (60 + 51, 60 + 52, 60 + 56))  # these begin where an episode has ended
     for key in ("obs", "action", "reward", "next_obs"):
         want = np.concatenate([e[key] for e in files["lift"]]).astype(np.float32)[keep]
-        np.testing.assert_array_equal(getattr(t, key), np.clip(want, -datasets.ACTION_LIMIT, datasets.ACTION_LIMIT)
+        np.testing.assert_array_equal(getattr(t, key), np.clip(want, -ACTION_LIMIT, ACTION_LIMIT)
                                       if key == "action" else want)  # fmt: skip
     last = (59, 60 + 50, 60 + 55, 119, 179)  # of a demonstration, or done
     assert np.flatnonzero(t.terminal).tolist() == np.flatnonzero(np.isin(np.arange(180)[keep], last)).tolist()
@@ -412,8 +424,8 @@ def server(monkeypatch, files):
     server = Server(("127.0.0.1", 0), Handler)
     server.content = (files["folder"] / "lift.npz").read_bytes()
     blob = hashlib.sha1(b"blob %d\0" % len(server.content) + server.content).hexdigest()
-    monkeypatch.setattr(datasets, "HUMAN_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setitem(datasets.HUMAN_FILES, LIFT, ("Lift/pairs.npz", blob))
+    monkeypatch.setattr(suites, "HUMAN_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setitem(robomimic.HUMAN_FILES, LIFT, ("Lift/pairs.npz", blob))
     monkeypatch.delenv("IPL_DATA_DIR", raising=False)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -434,12 +446,12 @@ def test_download_once(server, tmp_path):
 
 
 def test_data_ahead_of_a_run(server, files, tmp_path, capsys):
-    """`python -m common.datasets`, for machines whose compute nodes have no internet."""
+    """`python -m tools.dataset`, for machines whose compute nodes have no internet."""
     (tmp_path / "robomimic/lift/ph").mkdir(parents=True)
     (tmp_path / "robomimic/lift/ph/low_dim_v141.hdf5").write_bytes((files["folder"] / "lift.hdf5").read_bytes())
-    datasets.main(datasets.BuildArgs(env=LIFT, data_dir=tmp_path))
+    dataset.main(dataset.DatasetArgs(env=LIFT, data_dir=tmp_path))
     said = capsys.readouterr().out
-    assert "pairs.npz: 30 pairs\n" in said and "low_dim_v141.hdf5: 177 transitions\n" in said and server.hits == 1
+    assert "pairs.npz: 30 pairs\n" in said and "low_dim_v141.hdf5\n177 transitions\n" in said and server.hits == 1
 
 
 def test_human_files_at_hand_are_used(server, tmp_path, monkeypatch):
@@ -470,12 +482,12 @@ def test_wrong_content_and_a_cut_connection_leave_nothing(server, tmp_path):
 
 
 def test_no_server_and_no_such_file(server, tmp_path, monkeypatch):
-    monkeypatch.setitem(datasets.HUMAN_FILES, LIFT, ("Lift/missing.npz", "0" * 40))
+    monkeypatch.setitem(robomimic.HUMAN_FILES, LIFT, ("Lift/missing.npz", "0" * 40))
     with pytest.raises(InputError, match="404"):
         ensure_human(LIFT, tmp_path)
-    monkeypatch.setattr(datasets, "D4RL_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(d4rl, "URL", "http://127.0.0.1:9")
     with pytest.raises(InputError, match=r"http://127.0.0.1:9/hopper_medium_expert-v2.hdf5.*--no-use-replay"):
-        datasets.ensure(HOPPER, tmp_path, Workers(1))
+        d4rl.dataset(resolve(HOPPER), tmp_path, Workers(1))
 
 
 def test_a_download_can_be_stopped(server, tmp_path):
@@ -503,7 +515,7 @@ needs_human = pytest.mark.skipif(HUMAN is None, reason="no human preferences at 
 @needs_human
 def test_released_human_files_are_what_the_table_says():
     found = 0
-    for env, (name, blob) in datasets.HUMAN_FILES.items():
+    for env, (name, blob) in (robomimic.HUMAN_FILES | d4rl.HUMAN_FILES).items():
         path = HUMAN / "preference_transformer" / name
         if not path.exists():
             continue

@@ -18,8 +18,7 @@ import torch
 from algorithms import ipl_iql, mr_iql
 from algorithms.ipl_iql import expectile_loss, implied_reward, log_prob, preference_loss
 from algorithms.ipl_xql import gumbel_loss
-from common.envs import mean_action
-from common.runs import actor_arrays, tree_map
+from common.states import leaves, tree_map, unstack
 from tests import parity
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
@@ -144,9 +143,7 @@ def final_state(
 
 
 def largest_difference(a: dict, b: dict) -> float:
-    found: list[float] = []
-    tree_map(lambda x, y: found.append((x - y).abs().max().item()), a, b)
-    return max(found)
+    return max((x - y).abs().max().item() for (_, x), (_, y) in zip(leaves(a), leaves(b), strict=True))
 
 
 @pytest.fixture
@@ -224,17 +221,18 @@ def test_reward_model_stops_learning_after_its_steps():
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.ALGORITHM)
 def test_evaluation_runs_the_network_that_is_trained(script):
-    """The workers have no torch: theirs is a copy, by numpy, of the scripts' actor."""
+    """`act`, which the workers run without torch, is `policy`'s mean; of one observation and of several."""
     actor = tree_map(lambda p: p.unsqueeze(0) + 0.1, script.init(small(script), 1, OBS, ACT)["actor"])
     obs = torch.randn(1, 7, OBS, generator=torch.Generator().manual_seed(0))
     trained, _ = script.policy(actor, obs)
-    arrays = actor_arrays(actor, 0)
+    arrays = tree_map(lambda p: p.numpy(), unstack(actor, 1)[0])
     for k in range(7):
-        got = torch.from_numpy(mean_action(arrays, obs[0, k].numpy()))
-        torch.testing.assert_close(got, trained[0, k].clamp(-1, 1))
+        torch.testing.assert_close(torch.from_numpy(script.act(arrays, obs[0, k].numpy())), trained[0, k].clamp(-1, 1))
+    torch.testing.assert_close(torch.from_numpy(script.act(arrays, obs[0].numpy())), trained[0].clamp(-1, 1))
 
 
 # ---------------------------------------------------------------- one house style
+ALL = tuple("ipl_iql ipl_awac ipl_xql mr_iql pt_iql iql".split())
 MAY_DIFFER = {  # name: (reason, the groups of scripts within which it is still the same)
     "Args": ("each method's own hyper-parameters", []),
     "init": ("each method's own networks", [("ipl_iql", "ipl_xql", "iql", "pt_iql")]),
@@ -242,6 +240,8 @@ MAY_DIFFER = {  # name: (reason, the groups of scripts within which it is still 
     "make_batch": ("IPL joins segments and replay, the others choose one of them",
                    [("ipl_iql", "ipl_awac", "ipl_xql"), ("iql", "pt_iql")]),
     "make_update": ("the method", []),
+    "policy": ("another actor", [ALL]),
+    "act": ("another actor", [ALL]),
     "train": ("pt_iql trains its reward model first, iql needs rewards",
               [("ipl_iql", "ipl_awac", "ipl_xql", "mr_iql")]),
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """Run folders -> tables and pictures.
 
-    python -m common.report runs                                    # all runs below runs/, into report/
-    python -m common.report runs/ablations --filter env=drawer-open-v2 --x wall-clock
+    python -m tools.report runs                                    # all runs below runs/, into report/
+    python -m tools.report runs/ablations --filter env=drawer-open-v2 --x wall-clock
 
 Writes tables.md, tables.tex, curves.png, .pdf and .csv and, where runs of a method differ in their number of pairs,
 scaling.png and .pdf.
@@ -22,10 +22,11 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from common.datasets import atomic
-from common.envs import InputError, resolve
-from common.evaluate import bootstrap
-from common.runs import INCIDENTAL, headline, parse_args, user_errors
+from common import suites
+from common.cli import parse_args, user_errors
+from common.files import InputError, atomic
+from common.folder import INCIDENTAL, headline
+from tools.evaluate import bootstrap
 
 NAMES = {"success": "success, %", "score": "D4RL score", "return_mean": "return"}  # of the metrics
 SCALE = {"success": 100.0}  # shown in percent
@@ -149,7 +150,7 @@ def words(value) -> str:
 def suite(env: str) -> str:
     """The suite of an environment, or its own name where this code does not know it."""
     with contextlib.suppress(InputError):
-        return resolve(env)[0]
+        return suites.identify(env)[0]
     return env
 
 

@@ -1,20 +1,27 @@
 """Evaluate a saved actor on fresh goals, and film it.
 
-python -m common.evaluate runs/drawer-open-v2/ipl_iql/seed-1/best.pt --episodes 100 --video 3
+python -m tools.evaluate runs/drawer-open-v2/ipl_iql/seed-1/best.pt --episodes 100 --video 3
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
 from scipy import stats
 from tqdm import tqdm
 
-from common.envs import InputError, Workers, available_cpus, require_rendering, resolve, rollout, seed_of
-from common.runs import actor_arrays, check_args, parse_args, read_saved, user_errors
+from common import suites
+from common.cli import parse_args, user_errors
+from common.files import InputError
+from common.rollouts import Act, Actor, Workers, available_cpus, require_rendering, rollout, travelling
+from common.seeds import seed_of
+from common.states import read_saved
 
 
 @dataclass
@@ -23,13 +30,13 @@ class EvaluateArgs:
 
     actor: tyro.conf.Positional[Path]
     """best.pt or final.pt in a seed's folder"""
-    episodes: int = 100
+    episodes: Annotated[int, "[1, inf)"] = 100
     """episodes"""
-    seed: int = 1_000_000
+    seed: Annotated[int, "[0, 4294967295]"] = 1_000_000
     """of the goals; training evaluates with the small seeds of its runs"""
-    video: int = 0
+    video: Annotated[int, "[0, inf)"] = 0
     """write MP4s of the first so many episodes, into videos/ beside the actor"""
-    workers: int = 0
+    workers: Annotated[int, "[0, 1024]"] = 0
     """processes; 0: one a core"""
 
 
@@ -49,28 +56,39 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+def load_act(algorithm: str) -> Act:
+    """The function `act` of algorithms/ALGORITHM.py."""
+    if importlib.util.find_spec(f"algorithms.{algorithm}") is None:
+        raise InputError(f"algorithms/{algorithm}.py: no such script; the actor was trained by it")
+    return importlib.import_module(f"algorithms.{algorithm}").act
+
+
+def read_actor(path: Path) -> tuple[dict, Actor]:
+    """What best.pt or final.pt says, and its actor's arrays. InputError: it is no such file."""
+    if not path.is_file():
+        raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; name a best.pt or final.pt")
+    saved = read_saved(path, ("algorithm", "env", "step", "actor"), "name a best.pt or final.pt")
+    return saved, {name: p.float().numpy() for name, p in saved["actor"].items()}
+
+
 def main(args: EvaluateArgs) -> dict[str, np.ndarray]:
     """Print mean and interval of success, score, return and length. Returns every episode's."""
-    check_args(args)
-    if not args.actor.is_file():
-        raise InputError(f"{args.actor}: no such file; name a best.pt or final.pt")
-    saved = read_saved(args.actor, ("algorithm", "env", "step", "actor"), "name a best.pt or final.pt")
-    _, env = resolve(saved["env"])
-    actor = actor_arrays({name: tensor.unsqueeze(0) for name, tensor in saved["actor"].items()}, 0)
+    saved, actor = read_actor(args.actor)
+    task, act = suites.resolve(saved["env"], saved.get("max_episode_steps", 0)), load_act(saved["algorithm"])
     workers = Workers(args.workers or available_cpus())
     folder = args.actor.parent / "videos"
     videos = [folder / f"{args.actor.stem}-episode-{i}.mp4" if i < args.video else None for i in range(args.episodes)]
     try:
         if args.video:
-            require_rendering(workers, env, "--video")
-        jobs = [(env, actor, seed_of(args.seed, i), video) for i, video in enumerate(videos)]
-        with tqdm(total=args.episodes, desc=env, unit="episode", disable=None) as bar:
+            require_rendering(workers, task, "--video")
+        jobs = [(task, travelling(act), actor, seed_of(args.seed, i), video) for i, video in enumerate(videos)]
+        with tqdm(total=args.episodes, desc=task.env, unit="episode", disable=None) as bar:
             found = workers.run(rollout, jobs, lambda _: bar.update())
     finally:
         workers.close()
     names = [name for name, value in found[0].items() if value is not None]
     columns = {name: np.array([row[name] for row in found], dtype=float) for name in names}
-    print(f"{args.actor}: {saved['algorithm']} on {env} after {saved['step']} updates, {args.episodes} episodes")
+    print(f"{args.actor}: {saved['algorithm']} on {task.env} after {saved['step']} updates, {args.episodes} episodes")
     for name, values in columns.items():
         low, high = interval(values)
         print(f"{name:8} {values.mean():10.3f}   95 % interval {low:.3f} to {high:.3f}")

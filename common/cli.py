@@ -1,0 +1,197 @@
+"""The command line, the device, and signals. The same for every script."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fnmatch
+import io
+import os
+import shutil
+import signal
+import sys
+import typing
+import warnings
+from pathlib import Path
+
+import torch
+import tyro
+
+from common import suites
+from common.files import InputError, NotFinite, WorkersError
+from common.rollouts import available_cpus
+
+
+# ---------------------------------------------------------------- arguments
+def default_data_dir() -> Path:
+    """IPL_DATA_DIR, or `data` in the repository (not in the working folder: a dataset is built once)."""
+    return Path(os.environ.get("IPL_DATA_DIR") or Path(__file__).resolve().parent.parent / "data")
+
+
+@contextlib.contextmanager
+def user_errors():
+    """One line on stderr, not a traceback: for wrong input (exit status 2), a fault of the machine or a number (1)."""
+    try:
+        yield
+    except (InputError, OSError, WorkersError, NotFinite, torch.OutOfMemoryError, torch.AcceleratorError) as error:
+        words = str(error).splitlines()[:1] if isinstance(error, torch.AcceleratorError) else str(error).split()
+        reason = " ".join(words) or type(error).__name__
+        print(f"{Path(sys.argv[0]).name}: error: {reason}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, InputError) else 1) from None
+    except RuntimeError as error:
+        if type(error).__module__.startswith("torch._"):
+            print("torch.compile failed; --no-compile runs the update eager", file=sys.stderr)
+        raise
+
+
+def main(train, cls, table: dict[str, dict]) -> None:
+    """A script's last line: parse the command line over the defaults of its environment, and train."""
+    with user_errors():
+        train(parse_args(default_args(cls, table)))
+
+
+def default_args(cls, table: dict[str, dict], argv: list[str] | None = None):
+    """The defaults for the environment that --env names: those of the dataclass `cls`, then those of every pattern in
+    `table` that fits its "SUITE:ID". With --preferences, all pairs of the file. Wrong --env: InputError.
+    """
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # ahead of tyro
+    peek.add_argument("--env", nargs="?", const=cls.env, default=cls.env)
+    peek.add_argument("--preferences", nargs="?", default="")
+    given, _ = peek.parse_known_args(argv)
+    suite, env = suites.identify(given.env)
+    changes: dict = {}
+    for pattern, values in table.items():
+        if fnmatch.fnmatchcase(f"{suite}:{env}", pattern):
+            changes |= values
+    if given.preferences:
+        changes["num_preferences"] = 0
+    return cls(**{"env": env, "data_dir": default_data_dir(), **changes})
+
+
+def parse_args(defaults, argv: list[str] | None = None):
+    """Parse the command line over the values of the dataclass `defaults`. Wrong input: InputError, in one line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            args = tyro.cli(type(defaults), default=defaults, args=argv, description=type(defaults).__doc__)
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise InputError(first_paragraph(said.getvalue())) from None
+    check_args(args)
+    return args
+
+
+def first_paragraph(box: str) -> str:
+    """What tyro's error says first, in one line, and the flags that it proposes."""
+    paragraphs = [" ".join(line.strip("│ ") for line in part.splitlines() if line.startswith("│"))
+                  for part in box.replace("│ ──", "\0│ ──").split("\0")]  # fmt: skip
+    said, near = paragraphs[0].strip() or box.strip(), [part for part in paragraphs if "Perhaps you meant" in part]
+    flags = [word for part in near for word in part.split() if word.startswith("--")]
+    return said + (f"; did you mean {', '.join(dict.fromkeys(flags))}?" if flags else "")
+
+
+def check_args(args) -> None:
+    """Raises InputError for the first number outside the interval that stands beside its flag, as in
+    `gamma: Annotated[float, "[0, 1)"]`; "[": the end itself is allowed, "(": it is not.
+    """
+    for name, hint in typing.get_type_hints(type(args), include_extras=True).items():
+        several = typing.get_origin(hint) is tuple
+        if several:
+            hint = typing.get_args(hint)[0]
+        interval = next((str(note) for note in getattr(hint, "__metadata__", ()) if str(note)[:1] in "[("), "")
+        if not interval:
+            continue
+        values = getattr(args, name) if several else [getattr(args, name)]
+        if not values or not all(inside(value, interval) for value in values):
+            shown = " ".join(map(str, values))
+            raise InputError(f"--{name.replace('_', '-')} {shown}: must be in {interval}")
+
+
+def inside(value: float, interval: str) -> bool:
+    """Whether `value` lies in an interval as it is written: "[0, 1)"."""
+    low, high = map(float, interval[1:-1].split(","))
+    above = low <= value if interval[0] == "[" else low < value
+    return above and (value <= high if interval[-1] == "]" else value < high)
+
+
+# ---------------------------------------------------------------- device
+def setup_device(args) -> torch.device:
+    """Choose the device, the threads and the matrix precision. Raises InputError where there is no such device."""
+    try:
+        name = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if args.device.split(":")[0] in ("cuda", "mps") else "no such device"
+        raise InputError(f"--device {args.device}: {reason}; choose auto, cpu, cuda, cuda:1 or mps") from None
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif (args.device == "auto" and torch.version.cuda and Path("/dev/nvidiactl").exists()
+          and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")):  # fmt: skip
+        print("this torch cannot use the GPU here: training on the CPU (--device cuda says why)", file=sys.stderr)
+    # A CPU takes many times as long for numbers below 1e-38, which Adam's moments and the steps of a trained Preference
+    # Transformer come to hold. Threads inherit this when they start.
+    torch.set_flush_denormal(True)
+    # Matrices of a few hundred rows do not feed more than a handful of threads.
+    torch.set_num_threads(args.threads or min(4, available_cpus()))
+    torch.set_float32_matmul_precision(args.matmul_precision)
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # advice against the default, at each start
+    return device
+
+
+def compiled(update, device: torch.device):
+    """`update` as one compiled graph; as it is, with a word on stderr, where something is missing."""
+    if missing := can_compile(device):
+        print(f"torch.compile needs {missing}: the update runs eager, somewhat slower", file=sys.stderr)
+        return update
+    torch.compiler.reset()  # graphs of an earlier batch of seeds count against dynamo's limit
+    torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad inside the graph
+    return torch.compile(update, fullgraph=True)
+
+
+def can_compile(device: torch.device) -> str:
+    """Empty, or what torch.compile lacks here: it makes C++, or launchers in C for CUDA; both include Python.h."""
+    import sysconfig
+
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        if not has_triton():
+            return "Triton and a GPU of compute capability 7.0"
+        if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+            return "a C compiler (Debian: gcc)"
+    elif not shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")):
+        return "a C++ compiler (Debian: g++)"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        return "Python.h (Debian: python3-dev)"
+    return ""
+
+
+# ---------------------------------------------------------------- signals
+class Signals:
+    """Remembers SIGTERM, SIGINT, SIGHUP and SIGUSR1, so that the loop ends between two steps with a checkpoint."""
+
+    def __init__(self):
+        self.received = 0
+
+    def __enter__(self) -> Signals:
+        wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+        # what nohup and the like told us to ignore stays ignored
+        self.before = {s: signal.signal(s, self._remember) for s in wanted if signal.getsignal(s) != signal.SIG_IGN}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for signum, handler in self.before.items():
+            signal.signal(signum, handler)
+
+    def __bool__(self) -> bool:
+        return bool(self.received)
+
+    def _remember(self, signum, _frame) -> None:
+        self.received = signum
+
+    @property
+    def exit_status(self) -> int:
+        """0 for SIGUSR1 (a launcher asked for a checkpoint and will start the run again), else 128 + the signal."""
+        return 0 if self.received == signal.SIGUSR1 else 128 + self.received

@@ -1,0 +1,340 @@
+"""A seed's folder: what is there from an earlier start, its logs, its checkpoints. The same for every algorithm.
+
+config.json, train.csv, eval.csv, time.csv, checkpoint.pt, best.pt, final.pt, TensorBoard events, videos/; of pt_iql
+also reward.csv and reward.pt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import fcntl
+import io
+import json
+import logging
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from common.files import InputError, atomic
+from common.states import check_alike, read_saved, save, tree_map
+
+INCIDENTAL = (
+    "num_seeds", "data_dir", "run_dir", "overwrite", "track", "wandb_project", "wandb_entity", "capture_video",
+    "log_every", "device", "compile", "threads", "dataset", "preferences",
+)  # fmt: skip
+"""arguments that a resumed run may change: none changes the method (device, compile, threads and num_seeds change the
+last bits of numbers, another kind of device also dropout masks and noise; files are compared by content)"""
+
+
+def stored(args) -> dict:
+    """A seed's arguments as config.json and checkpoint.pt hold them."""
+    return json.loads(json.dumps(dataclasses.asdict(args) | {"num_seeds": 1}, default=str))
+
+
+class Run:
+    """The folder of one seed: what is there from an earlier start, and all that is written.
+
+    Args:
+        folder: RUN_DIR/seed-K.  args: the arguments, `seed` K among them.  algorithm: the script's name.
+
+    Raises:
+        InputError: another process is at work in the folder, or it holds a run with other arguments.
+    """
+
+    def __init__(self, folder: Path, args, algorithm: str):
+        self.folder, self.algorithm, self.seed = Path(folder), algorithm, args.seed
+        self.args, self.defaults = stored(args), stored(type(args)())
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock()
+        except OSError as error:
+            raise InputError(f"--run-dir {self.folder.parent}: {error.strerror} ({error.filename})") from None
+        for partial in self.folder.glob(".*.partial"):
+            partial.unlink()  # left by a kill in the middle of a write
+        self.found = None if args.overwrite else self._find()  # None: nothing to resume
+        self.checkpoint = self.found["checkpoint"] if self.found else None
+        self.step = self.checkpoint["step"] if self.checkpoint else 0
+        self.finished = (self.folder / "final.pt").exists() and self.step >= args.total_steps and self.found is not None
+        self.time = dict(self.checkpoint["time"]) if self.checkpoint else {"data": 0.0, "train": 0.0, "eval": 0.0}
+        self.rows: dict[str, list[dict[str, str]]] = {}
+        self.board, self.wandb = None, None
+
+    def _lock(self) -> None:
+        # The kernel's lock ends with its process, so a killed run blocks nobody.
+        self.lock = open(self.folder / ".lock", "a+")  # noqa: SIM115 (held for the life of the run)
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.lock.seek(0)
+            owner = self.lock.read().strip() or "another process"
+            raise InputError(f"{self.folder}: in use by {owner}; wait for it or choose another --run-dir") from None
+        self.lock.truncate(0)
+        self.lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
+        self.lock.flush()
+
+    def _find(self) -> dict | None:
+        """The config and the checkpoint of an earlier start that has begun to train. Changes nothing.
+
+        Raises:
+            InputError: they are damaged, or of other arguments.
+        """
+        path = self.folder / "config.json"
+        try:
+            config = dict(json.loads(path.read_text())) if path.exists() else {}
+        except (TypeError, ValueError):
+            raise InputError(f"{path}: not a run's configuration; start from scratch with --overwrite") from None
+        path = self.folder / "checkpoint.pt"
+        checkpoint = read_saved(path, ("step", "state", "args", "time")) if path.exists() else None
+        if not ((checkpoint and checkpoint["step"]) or (self.folder / "reward.pt").exists()):
+            if (self.folder / "final.pt").exists():
+                raise InputError(f"{self.folder}: holds a finished run without its checkpoint; choose another "
+                                 "--run-dir, or start from scratch with --overwrite")  # fmt: skip
+            return None
+        self._compare(config.get("args", {}), config.get("algorithm", self.algorithm))
+        if checkpoint:
+            self._compare(checkpoint["args"], self.algorithm, checkpoint["step"])
+        return {"config": config, "checkpoint": checkpoint}
+
+    def _compare(self, before: dict, algorithm: str, step: int = 0) -> None:
+        """Raises InputError where a run of `before` cannot be resumed with today's arguments."""
+        if algorithm != self.algorithm:
+            raise InputError(f"{self.folder}: holds a run of {algorithm}; choose another --run-dir, or --overwrite it")
+        before = {**self.defaults, **before} if before else {}  # a flag that there was not yet had its default
+        may = set(INCIDENTAL)
+        if not self.args.get("actor_cosine") and step <= self.args["total_steps"]:  # else the schedule would change
+            may.add("total_steps")
+        changed = [f"--{name.replace('_', '-')} {before[name]} -> {now}" for name, now in self.args.items()
+                   if name in before and name not in may and before[name] != now]  # fmt: skip
+        if changed:
+            raise InputError(f"{self.folder}: was started with other arguments ({', '.join(changed)}); give the same, "
+                             "choose another --run-dir, or start from scratch with --overwrite")  # fmt: skip
+
+    def read(self, name: str, names: tuple[str, ...]) -> dict:
+        """A file that `save` wrote into this folder, with `names` in it. InputError: it is of other arguments."""
+        saved = read_saved(self.folder / name, names)
+        self._compare(saved.get("args", {}), self.algorithm)
+        return saved
+
+    def restore(self, fresh: dict) -> dict:
+        """The checkpoint's state or, where there is none, `fresh`. InputError: it holds other tensors than `fresh`."""
+        if self.checkpoint is None:
+            return fresh
+        check_alike(self.folder / "checkpoint.pt", self.checkpoint["state"], fresh)
+        return self.checkpoint["state"]
+
+    def begin(self, fingerprints: dict[str, str], device: torch.device, track: bool) -> None:
+        """Resume what was found, or erase the folder; write config.json and open the logs.
+
+        Args:
+            fingerprints: of the files trained on; refused if they are not those of the checkpoint.
+        """
+        old = self.found["config"] if self.found else {}
+        if old.get("dataset_fingerprint", fingerprints) != fingerprints:
+            changed = f"{old['dataset_fingerprint']} -> {fingerprints}"
+            raise InputError(f"{self.folder}: was started on other data ({changed}); choose another --run-dir, or "
+                             "start from scratch with --overwrite")  # fmt: skip
+        if not self.found:
+            self._erase()
+        code = git_state()
+        if changed := old.get("git_commit", code["git_commit"]) != code["git_commit"]:
+            print(f"{self.folder}: was started at commit {old['git_commit']}, resumes with other code", file=sys.stderr)
+        if changed or old.get("git_dirty"):
+            code["git_dirty"] = True
+        config = {"algorithm": self.algorithm, "args": self.args, **code, "versions": versions(),
+                  "device": describe(device), "threads": torch.get_num_threads(), "dataset_fingerprint": fingerprints,
+                  "wandb_id": old.get("wandb_id") or secrets.token_hex(4)}  # fmt: skip
+        with atomic(self.folder / "config.json") as partial:
+            partial.write_text(json.dumps(config, indent=2, default=str) + "\n")
+        for name in ("train", "eval", "time"):
+            self.open_table(name, self.step if self.checkpoint else -1)
+        self._open_boards(config, track)
+
+    def _erase(self) -> None:
+        for item in self.folder.iterdir():
+            if item.name != ".lock":
+                shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
+
+    def _open_boards(self, config: dict, track: bool) -> None:
+        """TensorBoard and, with --track, Weights & Biases."""
+        with self._optional("board"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(self.folder), purge_step=self.step + 1 if self.checkpoint else None)
+        if track:
+            with self._optional("wandb"):
+                import wandb
+
+                logging.raiseExceptions = False  # no tracebacks where wandb cannot write its own log
+                name = f"{self.algorithm}_{self.args['env']}_seed-{self.seed}"
+                project, entity = self.args["wandb_project"], self.args["wandb_entity"] or None
+                self.wandb = wandb.init(project=project, entity=entity, name=name, dir=str(self.folder), config=config,
+                                        id=config["wandb_id"], resume="allow", reinit="create_new")  # fmt: skip
+                self.wandb.define_metric("*", step_metric="step")
+
+    @contextlib.contextmanager
+    def _optional(self, name: str):
+        """Training continues without TensorBoard (`board`) or wandb where they fail; said once."""
+        try:
+            yield
+        except Exception as error:  # each has its own kinds
+            setattr(self, name, None)
+            shown = {"board": "TensorBoard", "wandb": "Weights & Biases"}[name]
+            reason = (str(error).splitlines() or [""])[0]
+            print(f"{self.folder}: {shown} failed ({type(error).__name__}: {reason}); training continues without it",
+                  file=sys.stderr)  # fmt: skip
+
+    def open_table(self, name: str, step: int) -> None:
+        """Resume NAME.csv after its row of `step`: what was logged later will be computed, and logged, again."""
+        path, rows = self.folder / f"{name}.csv", []
+        if path.exists():
+            with open(path, newline="") as file:
+                text = file.read()
+            complete = text[: text.rfind("\n") + 1]  # a kill may have cut the last row
+            try:
+                rows = [row for row in csv.DictReader(io.StringIO(complete)) if int(row["step"]) <= step]
+                if any(None in row for row in rows):  # more cells than columns
+                    raise ValueError
+            except (ValueError, KeyError, TypeError, csv.Error):
+                advice = "fix it, or start from scratch with --overwrite"
+                raise InputError(f"{path}: has a damaged row; {advice}") from None
+            self._write_table(path, rows)
+        self.rows[name] = rows
+
+    def _write_table(self, path: Path, rows: list[dict[str, str]]) -> None:
+        with atomic(path) as partial, open(partial, "w", newline="") as file:
+            if rows:
+                writer = csv.DictWriter(file, rows[0], restval="", lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+
+    def log(self, name: str, step: int, row: dict[str, float | None]) -> None:
+        """Append a row to NAME.csv and send it to TensorBoard and wandb. None: an empty cell."""
+        if self.rows[name] and int(self.rows[name][-1]["step"]) >= step:
+            return  # written just before a kill, now computed again
+        cells = {"step": str(step), **{k: "" if v is None else str(v) for k, v in row.items()}}
+        path, rows = self.folder / f"{name}.csv", self.rows[name]
+        rows.append(cells)
+        # a method may begin or stop to report a loss with a phase of it: empty cells in the other rows
+        if new := dict.fromkeys((k for k in cells if k not in rows[0]), ""):
+            rows[0] |= new
+            self._write_table(path, rows)
+        else:
+            with open(path, "a", newline="") as file:
+                writer = csv.DictWriter(file, rows[0], restval="", lineterminator="\n")
+                if file.tell() == 0:
+                    writer.writeheader()
+                writer.writerow(cells)
+        tags = {k if "/" in k else f"{name}/{k}": v for k, v in row.items() if v is not None}
+        if self.board:
+            with self._optional("board"):
+                for tag, value in tags.items():
+                    self.board.add_scalar(tag, value, step)
+        if self.wandb:
+            with self._optional("wandb"):
+                self.wandb.log(tags | {"step": step})
+
+    def evaluated(self, step: int) -> bool:
+        """Whether the evaluation of this step is in eval.csv."""
+        return any(int(row["step"]) == step for row in self.rows["eval"])
+
+    def log_eval(self, step: int, row: dict[str, float | None], actor: dict[str, torch.Tensor]) -> None:
+        """Log an evaluation; write best.pt first if it is the best so far, so that no kill separates the two."""
+        if all(quality(row) > quality(old) for old in self.rows["eval"]):
+            self.save_actor("best.pt", step, actor)
+        self.log("time", step, {f"time/{phase}": seconds for phase, seconds in self.time.items()})
+        self.log("eval", step, row)
+
+    def describe_eval(self) -> str:
+        """The last evaluation in a few words."""
+        if not self.rows["eval"]:
+            return "-"
+        name, value = headline(self.rows["eval"][-1])
+        return f"{name} {value:.{2 if name == 'success' else 1}f}"
+
+    def save_actor(self, name: str, step: int, actor: dict[str, torch.Tensor]) -> None:
+        """Write best.pt or final.pt: the actor, and what is needed to run it."""
+        what = {"algorithm": self.algorithm, "env": self.args["env"], "step": step}
+        if self.args.get("max_episode_steps"):
+            what["max_episode_steps"] = self.args["max_episode_steps"]
+        save(self.folder / name, {**what, "actor": {k: v.detach().cpu().clone() for k, v in actor.items()}})
+
+    def save_checkpoint(self, step: int, state: dict) -> None:
+        """Write checkpoint.pt. `state`: nested dicts of this seed's tensors."""
+        if self.board:
+            with self._optional("board"):
+                self.board.flush()
+        for name in self.rows:  # the checkpoint must not outlive, in a power cut, the rows before it
+            with contextlib.suppress(FileNotFoundError), open(self.folder / f"{name}.csv") as file:
+                os.fsync(file.fileno())
+        state = tree_map(lambda t: t.detach().cpu().clone(), state)  # clone: a slice would save all seeds' storage
+        content = {"step": step, "state": state, "args": self.args, "time": self.time}
+        save(self.folder / "checkpoint.pt", content)
+
+    def summary(self) -> dict:
+        """Success, score and return at the last and at the best evaluation, from eval.csv."""
+        with open(self.folder / "eval.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        best = max(rows, key=lambda row: (quality(row), -int(row["step"])))
+        numbers = [{k: float(v) if v else None for k, v in row.items()} for row in (rows[-1], best)]
+        return {"last": numbers[0], "best": numbers[1], "time": self.time}
+
+    def close(self) -> None:
+        """Close the logs and give up the folder."""
+        if self.board:
+            with self._optional("board"):
+                self.board.close()
+        if self.wandb:
+            with self._optional("wandb"):
+                self.wandb.finish()
+        self.lock.close()
+
+
+def headline(row: dict) -> tuple[str, float]:
+    """The number that an evaluation is judged by: D4RL score, else success, else the return."""
+    name = next((name for name in ("score", "success") if row[name] not in (None, "")), "return_mean")
+    return name, float(row[name])
+
+
+def quality(row: dict) -> tuple[float, float]:
+    """What makes an evaluation better: its headline; then the return."""
+    return headline(row)[1], float(row["return_mean"])
+
+
+# ---------------------------------------------------------------- provenance
+def git_state() -> dict[str, str | bool | None]:
+    """Commit of the code and whether algorithms/ or common/ differ from it; None outside a git checkout."""
+
+    def git(*words: str) -> str:
+        here = Path(__file__).resolve().parent
+        return subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+
+    try:
+        dirty = bool(git("status", "--porcelain", "--", "../algorithms", "."))
+        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": dirty}
+    except (OSError, subprocess.SubprocessError):
+        return {"git_commit": None, "git_dirty": None}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what can change a number."""
+    found = {"python": sys.version.split()[0]}
+    for name in ("torch", "numpy", "gymnasium", "metaworld", "mujoco", "robosuite", "h5py"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
+
+
+def describe(device: torch.device) -> str:
+    """The device's name and, for a GPU, its model."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)

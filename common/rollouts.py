@@ -1,0 +1,205 @@
+"""Episodes and their evaluation over worker processes, and videos.
+
+Nothing here imports torch, so that a worker starts in a second and stays small: the actor travels as numpy arrays, and
+with it the script's own function `act`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+
+from common import suites
+from common.files import InputError, Interrupted, WorkersError
+from common.seeds import seed_of
+from common.suites.base import Task
+
+RENDER_EVERY = 4
+"""steps between two frames of a video: rendering without a GPU takes about 0.2 s a frame"""
+EPISODE_TIMEOUT = 600
+"""seconds without a finished episode after which the workers count as hung"""
+Actor = dict[str, np.ndarray]
+Act = Callable[[Actor, np.ndarray], np.ndarray]  # a script's `act`: its actor's arrays, (O,) -> (A,)
+
+
+# ---------------------------------------------------------------- episodes, inside a worker
+@functools.cache
+def simulator(task: Task, render: bool) -> gymnasium.Env:
+    """`suites.make`, once a worker."""
+    return suites.make(task, render)
+
+
+def rollout(task: Task, act: Act, actor: Actor, seed: int, video: Path | None = None) -> dict[str, float | None]:
+    """One episode.
+
+    Returns:
+        return; success, the maximum over the episode, and D4RL's score: None where the environment has none; length.
+    """
+    sim = simulator(task, video is not None)
+    obs, total, success, steps, frames, done = sim.reset(seed=seed)[0], 0.0, None, 0, [], False
+    while not done:
+        if video is not None and steps % RENDER_EVERY == 0:
+            frames.append(sim.render())
+        obs, reward, terminated, truncated, info = sim.step(act(actor, obs))
+        total, steps = total + float(reward), steps + 1
+        if (now := info.get("success", info.get("is_success"))) is not None:
+            success = max(success or 0.0, float(now))
+        done = terminated or truncated
+    if video is not None:
+        write_video(video, frames)
+    return {"return": total, "success": success, "score": suites.score(task, total), "length": steps}
+
+
+def write_video(path: Path, frames: list[np.ndarray]) -> None:
+    """Write an MP4, atomically."""
+    import imageio
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
+    imageio.mimwrite(partial, frames, fps=20, macro_block_size=8)
+    partial.replace(path)
+
+
+def try_rendering(task: Task) -> str:
+    """Empty, or in a few words why a picture of `task` cannot be made here."""
+    sys.unraisablehook = lambda _: None  # a half-made renderer complains when it is collected
+    try:
+        sim = suites.make(task, render=True)
+        sim.reset(seed=0)
+        picture = sim.render()
+        return "" if picture is not None else "it renders nothing"
+    except Exception as error:  # every OpenGL back end raises its own kind
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+# ---------------------------------------------------------------- worker processes
+def available_cpus() -> int:
+    """Cores this process may use: its affinity, bounded by SLURM_CPUS_PER_TASK."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK") or cores)))
+
+
+def _follow_parent(parent: int) -> None:
+    """In a worker: leave signals to the parent, and end when it is gone, even by kill -9."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class Workers:
+    """A pool of processes, started at the first use, that runs jobs and hands back their results in order.
+
+    Args:
+        count: processes. Each computes on one thread: the pool is what uses the cores.
+        stop: asked twice a second; when it returns true the wait ends with `Interrupted`.
+    """
+
+    def __init__(self, count: int, stop: Callable[[], bool] = lambda: False):
+        self.count, self.stop, self.pool = count, stop, None
+
+    def run(self, function, jobs: list[tuple], progress=lambda result: None) -> list:
+        """[function(*job) for job in jobs], computed in parallel; `progress(result)` is called as each job ends.
+
+        A pool that breaks (a worker was killed, is out of memory, or hung for EPISODE_TIMEOUT) is replaced once.
+
+        Raises:
+            WorkersError: it broke again.  Interrupted: `stop()` became true.
+        """
+        results: dict[int, object] = {}
+        for attempt in (1, 2):
+            try:
+                self._run(function, jobs, results, progress)
+                break
+            except (BrokenProcessPool, MemoryError, ImportError, OSError) as error:  # TimeoutError is an OSError
+                self.close()
+                if attempt == 2:
+                    reason = str(error).split(". ")[0]
+                    raise WorkersError(f"worker processes failed twice ({type(error).__name__}: {reason})") from error
+        return [results[i] for i in range(len(jobs))]
+
+    def _run(self, function, jobs, results, progress) -> None:
+        if self.pool is None:
+            from loky import ProcessPoolExecutor  # its workers do not import the main script, hence not torch
+
+            one = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+            self.pool = ProcessPoolExecutor(self.count, env=one, initializer=_follow_parent, initargs=(os.getpid(),))
+        pending = {self.pool.submit(function, *job): i for i, job in enumerate(jobs) if i not in results}
+        last = time.monotonic()
+        while pending:
+            done, _ = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in done:
+                results[pending.pop(future)] = future.result()
+                last = time.monotonic()
+                progress(future.result())
+            if pending and self.stop():
+                self.close()
+                raise Interrupted
+            if time.monotonic() - last > EPISODE_TIMEOUT:
+                raise TimeoutError(f"no episode finished within {EPISODE_TIMEOUT} s")
+
+    def close(self) -> None:
+        """End the processes, whatever they are doing."""
+        if self.pool is not None:
+            self.pool.shutdown(wait=True, kill_workers=True)
+            self.pool = None
+
+
+def require_rendering(workers: Workers, task: Task, flag: str = "--capture-video") -> None:
+    """Raises InputError where `task` cannot be rendered; tried in a worker, since OpenGL may end its process."""
+    try:
+        why = workers.run(try_rendering, [(task,)])[0]
+    except WorkersError:
+        why = "the process ended"
+    if why:
+        remedy = "install libegl1 and libgl1-mesa-dri, or libosmesa6, and source setup_shell.sh again"
+        raise InputError(f"{flag}: MUJOCO_GL={os.environ.get('MUJOCO_GL', '')} cannot render ({why}); {remedy}")
+
+
+def travelling(act: Act) -> Act:
+    """`act`, sent to workers by its code. By its name, a worker would import the script and with it torch."""
+    if act.__module__ != "__main__" and act.__module__ in sys.modules:
+        import cloudpickle
+
+        cloudpickle.register_pickle_by_value(sys.modules[act.__module__])
+    return act
+
+
+def evaluate(workers: Workers, task: Task, act: Act, actors: list[Actor], seeds: list[int], step: int, episodes: int,
+             videos: list[Path] | None = None) -> list[dict[str, float | None]]:  # fmt: skip
+    """Evaluate one actor a seed for `episodes` episodes each, spread over the workers.
+
+    Episode i of seed k at step t starts from the state drawn by (k, t, i): fresh at every evaluation, the same however
+    many workers there are and whichever seeds are trained beside it.
+
+    Returns:
+        For each seed: episodes, return_mean, return_std, success, score (None where there is none), length.
+    """
+    jobs = [
+        (task, travelling(act), actor, seed_of(seed, step, i), videos[k] if videos and i == 0 else None)
+        for k, (actor, seed) in enumerate(zip(actors, seeds, strict=True)) for i in range(episodes)
+    ]  # fmt: skip
+    results, rows = workers.run(rollout, jobs), []
+    for k in range(len(seeds)):
+        part = results[k * episodes : (k + 1) * episodes]
+        column = {name: [r[name] for r in part] for name in part[0]}
+        mean = {name: None if None in column[name] else float(np.mean(column[name])) for name in column}
+        spread = float(np.std(column["return"]))
+        rows.append({"episodes": episodes, "return_mean": mean.pop("return"), "return_std": spread, **mean})
+    return rows

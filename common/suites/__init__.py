@@ -1,0 +1,95 @@
+"""Environments and their data, one suite a file. A new suite is one new file, and its name in SUITES.
+
+A suite's file has these functions:
+
+    names()                                  canonical ids, for the hint after a misspelt one
+    canonical(env)           -> str | None   the canonical id, or None: not an id of this suite
+    find(env, max_steps)     -> Task         its sizes. InputError: cannot be trained on
+    make(task, render)       -> gymnasium.Env  flat observations, actions in [-1, 1], `reset(seed=)`, upright pictures,
+                                             `info["success"]` where the task has a success
+    score(task, episode_return) -> float | None  D4RL's normalised score, where there is one
+    dataset(task, folder, workers, recipe) -> Path  its offline dataset, built or downloaded if it is not there
+    read_transitions(path, task) -> Transitions  the offline dataset
+    read_pairs(path, task)   -> Preferences  pairs labelled from the offline dataset's rewards
+    describe(path, task)     -> list[str]    the offline dataset in a few lines
+    HUMAN_FILES                              canonical id -> file of pairs labelled by people, its git blob id
+
+What a suite does not have raises InputError and says what to do instead. No torch is imported here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import gymnasium
+
+from common.files import InputError, build_once, download
+from common.suites import d4rl, gym, metaworld, robomimic
+from common.suites.base import Task
+
+HUMAN_URL = (
+    "https://raw.githubusercontent.com/jhejna/inverse-preference-learning/8037b84c57c10383cc7b628a39c4f66b7e16358b/"
+    "datasets/preference_transformer"
+)
+"""Preference Transformer's human labels (Kim et al. 2023), in the form that IPL's authors released them"""
+SUITES = {"metaworld": metaworld, "robomimic": robomimic, "d4rl": d4rl, "gym": gym}
+
+
+def identify(env: str) -> tuple[str, str]:
+    """Suite and canonical id of an environment: `drawer-open`, `drawer-open-v3` -> ("metaworld", "drawer-open-v2").
+
+    Raises:
+        InputError: no such environment; names the nearest ones.
+    """
+    for suite, module in SUITES.items():
+        if (name := module.canonical(env)) is not None:
+            return suite, name
+    names = {name.lower(): name for module in SUITES.values() for name in module.names()}
+    near = [names[name] for name in difflib.get_close_matches(env.lower(), names, n=3)]
+    known = ("try drawer-open-v2 (MetaWorld), lift-ph (robomimic), hopper-medium-expert-v2 (D4RL), a Gymnasium id, "
+             "or your own as my_package:My-v0")  # fmt: skip
+    raise InputError(f"--env {env}: no such environment; {'did you mean ' + ', '.join(near) + '?' if near else known}")
+
+
+def resolve(env: str, max_steps: int = 0) -> Task:
+    """The task of an environment. `max_steps`: of an episode, 0: its own limit.
+
+    Raises:
+        InputError: no such environment, or none that can be trained on.
+    """
+    suite, name = identify(env)
+    return SUITES[suite].find(name, max_steps)
+
+
+def make(task: Task, render: bool = False) -> gymnasium.Env:
+    """The task's environment. Observations (O,), actions (A,) in [-1, 1]; `render()` gives (H, W, 3) uint8."""
+    env = SUITES[task.suite].make(task, render)
+    return gymnasium.wrappers.TimeLimit(env, task.max_steps) if task.max_steps else env
+
+
+def score(task: Task, episode_return: float) -> float | None:
+    """D4RL's normalised score, 0 for its random and 100 for its expert policy; None where there is none."""
+    return SUITES[task.suite].score(task, episode_return)
+
+
+def human_pairs(task: Task, folder: Path, stop: Callable[[], bool] = lambda: False) -> Path:
+    """The pairs that people labelled, in `folder` or IPL_DATA_DIR, else downloaded.
+
+    Raises:
+        InputError: nobody has labelled any, or they cannot be had.
+    """
+    files = SUITES[task.suite].HUMAN_FILES
+    if task.env not in files:
+        advice = "take --preference-labels script, or --preferences FILE"
+        raise InputError(f"--preference-labels human: nobody has labelled {task.env}; {advice}")
+    name, blob = files[task.env]
+    for at in (folder, Path(os.environ.get("IPL_DATA_DIR") or folder)):
+        for path in (at / "preference_transformer" / name, at / name):
+            if path.exists():
+                return path
+    path = folder / "preference_transformer" / name
+    url, advice = f"{HUMAN_URL}/{name}", "give a copy with --preferences"
+    return build_once(path, lambda: download(url, path, advice, stop, blob), stop)

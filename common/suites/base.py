@@ -1,0 +1,212 @@
+"""What all suites share: a task, offline data as arrays, their checks, and pairs labelled from rewards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.files import InputError, read_arrays
+
+ACTION_LIMIT = 1 - 1e-5
+"""actions are clipped to +-ACTION_LIMIT, as in the original"""
+PAIRS = 10_000
+"""pairs that are drawn from an offline dataset"""
+SCHEMA = 1
+"""version of the datasets that this code builds"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """An environment as its suite knows it."""
+
+    suite: str  # its file in common/suites
+    env: str  # the canonical id
+    obs_dim: int  # numbers of an observation
+    act_dim: int  # numbers of an action, each in [-1, 1]
+    max_steps: int = 0  # of --max-episode-steps; 0: the environment's own limit
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a dataset is collected, where a suite collects its own."""
+
+    episodes: int = 100  # of each kind
+    noise: float = 1.0  # standard deviation, on scripted actions
+    seed: int = 0
+    pairs: int = PAIRS
+
+
+@dataclass
+class Preferences:
+    """Labelled pairs of segments as rows of trajectories; see `common.buffers.PreferenceBuffer` for the shapes."""
+
+    obs: np.ndarray  # (T, O)
+    action: np.ndarray  # (T, A)
+    start: np.ndarray  # (P, 2)
+    label: np.ndarray  # (P,)
+    length: int
+    reward: np.ndarray | None = None  # (T,), where the file holds it
+
+
+@dataclass
+class Transitions:
+    """An offline dataset; see `common.buffers.ReplayBuffer` for the shapes."""
+
+    obs: np.ndarray  # (T, O)
+    action: np.ndarray  # (T, A)
+    reward: np.ndarray  # (T,)
+    next_obs: np.ndarray  # (T, O)
+    terminal: np.ndarray  # (T,)
+
+
+# ---------------------------------------------------------------- checks
+def require(path: Path, arrays: dict, names: tuple[str, ...]) -> None:
+    """Raises InputError naming the first of `names` that `arrays` lacks."""
+    for name in names:
+        if name not in arrays:
+            found = ", ".join(sorted(n for n in arrays if n not in ("protocol", "env_args"))[:5])
+            raise InputError(f"{path}: has no '{name}' (it has {found or 'no arrays'}); docs/data.md lists the keys")
+
+
+def check(path: Path, name: str, array: np.ndarray, shape: tuple, low=-np.inf, high=np.inf,
+          kind: type = np.number) -> np.ndarray:  # fmt: skip
+    """Return `array` if it is as it should be. `shape`: None stands for any size; `kind`: np.integer for indices.
+
+    Raises:
+        InputError: names the file, the key and what is wrong.
+    """
+    if array.ndim != len(shape) or any(want not in (None, have) for want, have in zip(shape, array.shape, strict=True)):
+        want = " x ".join("any" if n is None else str(n) for n in shape)
+        raise InputError(f"{path}: '{name}' has shape {array.shape}, not {want}; is it a file of this environment?")
+    if not (np.issubdtype(array.dtype, kind) or (array.dtype == bool and kind is np.number)):
+        what = "numbers" if kind is np.number else "whole numbers"
+        raise InputError(f"{path}: '{name}' holds {array.dtype}, not {what}; make the file again")
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array.astype(np.float32)).all()  # what training will see
+    if not finite:
+        raise InputError(f"{path}: '{name}' holds NaN or infinity; make the file again")
+    if array.size and (array.min() < low or array.max() > high):
+        raise InputError(f"{path}: '{name}' holds values outside [{low:g}, {high:g}]; make the file again")
+    return array
+
+
+def check_actions(path: Path, name: str, action: np.ndarray, shape: tuple) -> np.ndarray:
+    """Actions, checked and clipped to +-ACTION_LIMIT."""
+    action = check(path, name, action, shape)
+    if action.size and np.abs(action).max() > 1 + 1e-3:
+        raise InputError(f"{path}: '{name}' holds values outside [-1, 1]; rescale the actions: "
+                         "2 (action - low) / (high - low) - 1, with the bounds of the action space")  # fmt: skip
+    return np.clip(action.astype(np.float32), -ACTION_LIMIT, ACTION_LIMIT)
+
+
+def check_labels(path: Path, label: np.ndarray, pairs: int) -> np.ndarray:
+    """Labels (P,): 1 the second segment is preferred, 0 the first, 0.5 a tie."""
+    check(path, "label", label, (pairs,))
+    if not np.isin(label, (0.0, 0.5, 1.0)).all():
+        raise InputError(f"{path}: 'label' holds values other than 0 (first), 0.5 (tie) and 1 (second preferred)")
+    if not pairs:
+        raise InputError(f"{path}: 'label' is empty; there is nothing to learn from")
+    return label
+
+
+# ---------------------------------------------------------------- pairs
+def draw_pairs(length: np.ndarray, row: np.ndarray, reward: np.ndarray, pairs: int, seed: int, segment: int,
+               gamma: float) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Pairs labelled from rewards: `2 * pairs` windows, uniform over all that do not cross an episode's end.
+
+    Args:
+        length: (E,) steps of each episode; row: (E,) its first row in `reward` (T,).
+        segment: steps of a window.
+
+    Returns:
+        start (P, 2) rows; label (P,): 1 where sum_t gamma^t r_t is larger in the second, 0 in the first, 0.5 if equal.
+    """
+    windows = np.maximum(length - segment + 1, 0)
+    ends = np.cumsum(windows)
+    draw = np.random.default_rng([seed, len(length) + 1]).integers(0, ends[-1], (pairs, 2))
+    episode = np.searchsorted(ends, draw, side="right")
+    start = row[episode] + draw - (ends - windows)[episode]
+    rewards = reward[start[..., None] + np.arange(segment)].astype(np.float64)
+    returns = (rewards * gamma ** np.arange(segment)).sum(-1)
+    return start, (0.5 + 0.5 * np.sign(returns[:, 1] - returns[:, 0])).astype(np.float32)
+
+
+def pairs_of_transitions(path: Path, t: Transitions, segment: int) -> Preferences:
+    """PAIRS pairs drawn from an offline dataset and labelled by their summed rewards."""
+    follows = (t.next_obs[:-1] == t.obs[1:]).all(-1) & (t.terminal[:-1] == 0)
+    row = np.flatnonzero(np.concatenate([[True], ~follows]))
+    steps = np.diff(np.append(row, len(t.obs)))
+    if steps.max() < segment:
+        raise InputError(f"{path}: no episode is as long as a segment, {segment} steps; take --preferences FILE")
+    start, label = draw_pairs(steps, row, t.reward, PAIRS, 0, segment, 1.0)
+    return Preferences(t.obs, t.action, start, label, segment, t.reward)
+
+
+def read_npz_pairs(path: Path, task: Task) -> Preferences:
+    """Pairs from an NPZ with obs_1, obs_2 (P, L, O), action_1, action_2 (P, L, A), label (P,).
+
+    Raises:
+        InputError: a key is missing; a shape, number or label is wrong.
+    """
+    arrays = read_arrays(path)
+    require(path, arrays, ("obs_1", "obs_2", "action_1", "action_2", "label"))
+    pairs, length, _ = check(path, "obs_1", arrays["obs_1"], (None, None, task.obs_dim)).shape
+    check(path, "obs_2", arrays["obs_2"], (pairs, length, task.obs_dim))
+    action = np.stack([check_actions(path, f"action_{k}", arrays[f"action_{k}"], (pairs, length, task.act_dim))
+                       for k in (1, 2)]).reshape(-1, task.act_dim)  # fmt: skip
+    obs = np.stack([arrays["obs_1"], arrays["obs_2"]]).astype(np.float32).reshape(-1, task.obs_dim)
+    start = np.arange(2 * pairs).reshape(2, pairs).T * length
+    return Preferences(obs, action, start, check_labels(path, arrays["label"], pairs), length)
+
+
+# ---------------------------------------------------------------- this code's own HDF5
+def read_rows(path: Path, task: Task) -> dict[str, np.ndarray]:
+    """The checked rows of an HDF5 in the layout of docs/data.md: obs, action, reward, episodes/row, episodes/length.
+
+    An episode of n steps has n + 1 rows; the last one holds the final observation and zeros.
+
+    Raises:
+        InputError: a key is missing, a shape or number is wrong, or the file is another environment's.
+    """
+    arrays = read_arrays(path)
+    require(path, arrays, ("obs", "action", "reward", "episodes/row", "episodes/length"))
+    made_for, schema = arrays["protocol"].get("env", task.env), arrays["protocol"].get("schema", SCHEMA)
+    if made_for != task.env:
+        raise InputError(f"{path}: was built for {made_for}, not for {task.env}; choose another --dataset or --env")
+    if schema != SCHEMA:
+        raise InputError(f"{path}: has schema {schema}, expected {SCHEMA}; delete it and start again")
+    rows = len(check(path, "obs", arrays["obs"], (None, task.obs_dim)))
+    arrays["action"] = check_actions(path, "action", arrays["action"], (rows, task.act_dim))
+    check(path, "reward", arrays["reward"], (rows,))
+    number = len(check(path, "episodes/row", arrays["episodes/row"], (None,), 0, rows - 1, np.integer))
+    check(path, "episodes/length", arrays["episodes/length"], (number,), 1, rows, np.integer)
+    if not number:
+        raise InputError(f"{path}: 'episodes/row' is empty; there is nothing to learn from")
+    if (arrays["episodes/row"] + arrays["episodes/length"]).max() >= rows:
+        raise InputError(f"{path}: 'episodes/length' points past the last row; make the file again")
+    return arrays
+
+
+def transitions_of_rows(path: Path, task: Task) -> Transitions:
+    """Every step of every episode of `read_rows`; `terminal` (T,) where the file has it, else none is terminal."""
+    arrays = read_rows(path, task)
+    step = np.concatenate([row + np.arange(n) for row, n in
+                           zip(arrays["episodes/row"], arrays["episodes/length"], strict=True)])  # fmt: skip
+    obs, reward, terminal = arrays["obs"], arrays["reward"][step], arrays.get("terminal")
+    if terminal is not None:
+        terminal = check(path, "terminal", terminal, (len(obs),), 0, 1)[step].astype(np.float32)
+    return Transitions(obs[step], arrays["action"][step], reward, obs[step + 1],
+                       np.zeros_like(reward) if terminal is None else terminal)  # fmt: skip
+
+
+def pairs_of_rows(path: Path, task: Task, segment: int) -> Preferences:
+    """The pairs that an HDF5 of `read_rows` holds: preferences/start (P, 2) and preferences/label (P,)."""
+    arrays = read_rows(path, task)
+    require(path, arrays, ("preferences/start", "preferences/label"))
+    length = int(arrays["protocol"].get("segment", segment))
+    last = len(arrays["obs"]) - length
+    start = check(path, "preferences/start", arrays["preferences/start"], (None, 2), 0, last, np.integer)
+    label = check_labels(path, arrays["preferences/label"], len(start))
+    return Preferences(arrays["obs"], arrays["action"], start, label, length, arrays["reward"])

@@ -1,0 +1,111 @@
+"""Any Gymnasium environment with a continuous action space: `Hopper-v5`, or one's own as `my_package:My-v0`.
+
+Observations are flattened and actions rescaled to [-1, 1] by Gymnasium's wrappers; sizes come from its spaces. The
+pairs come from a file (docs/data.md).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+
+from common.files import InputError
+from common.suites.base import Preferences, Recipe, Task, Transitions, pairs_of_rows, transitions_of_rows
+
+HUMAN_FILES: dict[str, tuple[str, str]] = {}
+SEGMENT = 25
+"""steps of a segment of an own HDF5 that does not say"""
+
+
+def names() -> list[str]:
+    return list(gymnasium.registry)
+
+
+def canonical(env: str) -> str | None:
+    """`my_package:My-v0` imports the module, which registers the id. InputError: it cannot be imported, or does not."""
+    module, colon, name = env.rpartition(":")
+    if colon:
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # a module beside which the user stands
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever the user's module raises
+            reason = (str(error).splitlines() or [""])[0]
+            raise InputError(f"--env {env}: the module {module} cannot be imported ({type(error).__name__}: {reason}); "
+                             "start in its folder, or put that on PYTHONPATH") from None  # fmt: skip
+        if name not in gymnasium.registry:
+            near = difflib.get_close_matches(name, gymnasium.registry, n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else f"{module} must call gymnasium.register"
+            raise InputError(f"--env {env}: {module} does not register {name}; {hint}")
+    return env if name in gymnasium.registry else None
+
+
+def find(env: str, max_steps: int) -> Task:
+    """Makes the environment once and reads its spaces. InputError: it cannot be made, or not be trained on."""
+    sim = _make(env, False, max_steps)
+    obs, action = sim.observation_space, sim.action_space
+    limit = sim.spec.max_episode_steps if sim.spec else None
+    if not isinstance(action, Box):
+        raise InputError(f"--env {env}: has {type(action).__name__} actions; only continuous ones (Box) can be trained")
+    if len(action.shape) != 1 or not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
+        raise InputError(f"--env {env}: has actions {action}; they must be a bounded vector, such as Box(-1, 1, (4,))")
+    if not flattens(obs):
+        raise InputError(f"--env {env}: has observations {obs}; only vectors, or what flattens to one, can be trained")
+    if not (limit or max_steps):
+        raise InputError(f"--env {env}: has no time limit; give one with --max-episode-steps, or register it with one")
+    sim.close()
+    return Task("gym", env, gymnasium.spaces.flatdim(obs), action.shape[0], max_steps)
+
+
+def flattens(space: gymnasium.Space) -> bool:
+    """Whether the observations are numbers of a fixed size and no images."""
+    if isinstance(space, Dict | Tuple):
+        return all(map(flattens, space.values() if isinstance(space, Dict) else space))
+    image = isinstance(space, Box) and len(space.shape) >= 2 and space.dtype == np.uint8
+    return isinstance(space, Box | Discrete | MultiBinary | MultiDiscrete) and not image
+
+
+def make(task: Task, render: bool = False) -> gymnasium.Env:
+    sim = _make(task.env, render, task.max_steps)
+    if not isinstance(sim.observation_space, Box) or len(sim.observation_space.shape) != 1:
+        sim = gymnasium.wrappers.FlattenObservation(sim)
+    return gymnasium.wrappers.RescaleAction(sim, np.float32(-1), np.float32(1))
+
+
+def _make(env: str, render: bool, max_steps: int) -> gymnasium.Env:
+    gymnasium.logger.min_level = gymnasium.logger.ERROR  # it would advise newer versions
+    limit = {"max_episode_steps": max_steps} if max_steps else {}
+    try:
+        return gymnasium.make(env, render_mode="rgb_array" if render else None, disable_env_checker=True, **limit)
+    except Exception as error:  # whatever the environment's constructor raises
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(f"--env {env}: cannot be made ({type(error).__name__}: {reason})") from None
+
+
+def score(task: Task, episode_return: float) -> None:
+    return None
+
+
+# ---------------------------------------------------------------- data
+def dataset(task: Task, folder: Path, workers, recipe: Recipe | None = None) -> Path:
+    raise InputError(f"--env {task.env}: has no data of its own; give --preferences FILE.npz (docs/data.md says how to "
+                     "make it), and --dataset FILE.hdf5 with --use-replay")  # fmt: skip
+
+
+def read_transitions(path: Path, task: Task) -> Transitions:
+    return transitions_of_rows(path, task)
+
+
+def read_pairs(path: Path, task: Task) -> Preferences:
+    return pairs_of_rows(path, task, SEGMENT)
+
+
+def describe(path: Path, task: Task) -> list[str]:
+    return [f"{len(read_transitions(path, task).obs)} transitions"]

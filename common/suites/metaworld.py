@@ -1,0 +1,232 @@
+"""MetaWorld: the v2 tasks on today's MuJoCo, and offline data by the protocol of IPL (Hejna & Sadigh 2023, appendix).
+
+A dataset has `episodes` each of four kinds, all in the target environment with hidden goal: *expert* (scripted policy
+of the task and its goal), *within* (the same policy, acting for another goal), *random* (uniform actions) and *cross*
+(scripted policy of a random other task). The policies act in their own simulator, and their noisy actions are applied
+to the target's. Pairs of segments are labelled by discounted return.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from tqdm import tqdm
+
+from common.files import build_once, write_hdf5
+from common.seeds import seed_of
+from common.suites.base import (
+    ACTION_LIMIT,
+    SCHEMA,
+    Preferences,
+    Recipe,
+    Task,
+    Transitions,
+    draw_pairs,
+    pairs_of_rows,
+    read_rows,
+    require,
+    transitions_of_rows,
+)
+
+TASKS = (
+    "assembly basketball bin-picking box-close button-press button-press-topdown button-press-topdown-wall "
+    "button-press-wall coffee-button coffee-pull coffee-push dial-turn disassemble door-close door-lock door-open "
+    "door-unlock drawer-close drawer-open faucet-close faucet-open hammer hand-insert handle-press handle-press-side "
+    "handle-pull handle-pull-side lever-pull peg-insert-side peg-unplug-side pick-out-of-hole pick-place "
+    "pick-place-wall plate-slide plate-slide-back plate-slide-back-side plate-slide-side push push-back push-wall "
+    "reach reach-wall shelf-place soccer stick-pull stick-push sweep sweep-into window-close window-open"
+).split()
+KINDS = ("expert", "within", "random", "cross")
+SUCCESS_STEPS = 25  # an episode ends after so many steps with success, consecutive or not
+HORIZON = 500
+HUMAN_FILES: dict[str, tuple[str, str]] = {}
+SEGMENT, GAMMA = 25, 0.99  # length and label discount of the preference segments
+
+
+def names() -> list[str]:
+    return [f"{task}-v2" for task in TASKS]
+
+
+def canonical(env: str) -> str | None:
+    stem = env.removesuffix("-v2").removesuffix("-v3")
+    return f"{stem}-v2" if stem in TASKS else None
+
+
+def find(env: str, max_steps: int) -> Task:
+    return Task("metaworld", env, 39, 4, max_steps)
+
+
+# ---------------------------------------------------------------- the environment
+class MetaWorld(gymnasium.Env):
+    """A task with the v2 reward. Observation (39,), the goal in the last three numbers; action (4,); 500 steps.
+
+    Args:
+        env: `drawer-open-v2`.
+        goal_visible: the goal, else zeros: learners do not see it, scripted policies need it.
+    """
+
+    def __init__(self, env: str, goal_visible: bool = False, render: bool = False):
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+        extra = {"render_mode": "rgb_array", "camera_name": "corner"} if render else {}
+        self.sim = ALL_V3_ENVIRONMENTS[env.replace("-v2", "-v3")](reward_function_version="v2", **extra)
+        self.sim._partially_observable = not goal_visible
+        self.sim._set_task_called = True
+        self.sim.seeded_rand_vec = True  # else goals come from numpy's global state
+        self.sim.__dict__.pop("sawyer_observation_space", None)  # cached before the lines above; it clips the goal
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (39,), np.float64)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
+        self.goal: np.ndarray | None = None  # what the last reset drew: positions of goal and objects
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        """To the state that `seed` draws, or with `options={"goal": GOAL}` to the `goal` of another environment."""
+        super().reset(seed=seed)
+        goal = (options or {}).get("goal")
+        if goal is None:
+            self.sim.seed(int(self.np_random.integers(2**32) if seed is None else seed))
+            self.sim._freeze_rand_vec = False
+            self.sim.reset()
+            goal = self.sim._last_rand_vec.copy()
+        # A reset places objects twice and moves the simulation on only between the two; with one and the same draw the
+        # first observation shows them where they are.
+        self.sim._freeze_rand_vec, self.sim._last_rand_vec, self.goal = True, goal, goal
+        return self.sim.reset()
+
+    def step(self, action: np.ndarray):
+        return self.sim.step(action)
+
+    def render(self) -> np.ndarray:
+        return np.ascontiguousarray(self.sim.render()[::-1, ::-1])  # the corner camera hangs upside down
+
+    def close(self) -> None:
+        self.sim.close()
+
+
+def make(task: Task, render: bool = False) -> gymnasium.Env:
+    return MetaWorld(task.env, render=render)
+
+
+def score(task: Task, episode_return: float) -> None:
+    return None
+
+
+# ---------------------------------------------------------------- collection, inside a worker
+@functools.cache
+def simulator(env: str, goal_visible: bool) -> MetaWorld:
+    """One a worker."""
+    return MetaWorld(env, goal_visible)
+
+
+def collect(env: str, seed: int, noise: float, kind: str, other: str, numbers: list[int]) -> list[tuple]:
+    """Collect episodes in `env`.
+
+    Args:
+        kind: one of KINDS.  other: the environment whose scripted policy acts; `env`, but for "cross".
+        numbers: one an episode; its random numbers depend on (seed, number) alone.
+
+    Returns:
+        For each: obs (n + 1, O), action (n, A), reward (n,), success (n,).
+    """
+    from metaworld.policies import ENV_POLICY_MAP
+
+    warnings.filterwarnings("ignore", message="Constant.s. may be too high")  # scripted policies overshoot by design
+    target = simulator(env, False)
+    guide = MetaWorld(other, goal_visible=True) if kind == "cross" else simulator(env, True)
+    episodes = []
+    for number in numbers:
+        rng = np.random.default_rng([seed, number])
+        obs = target.reset(seed=seed_of(seed, number, 0))[0]
+        if kind == "random":
+            actions = rng.uniform(-1, 1, (HORIZON, target.action_space.shape[0]))
+        else:
+            goal = {"goal": target.goal} if kind == "expert" else None
+            guide_obs = guide.reset(seed=seed_of(seed, number, 1), options=goal)[0]
+            policy = ENV_POLICY_MAP[other.replace("-v2", "-v3")]()
+            bump = rng.normal(0.0, noise, (HORIZON, target.action_space.shape[0]))
+        rows: list[list] = [[obs], [], [], []]
+        successes = 0
+        for t in range(HORIZON):
+            action = actions[t] if kind == "random" else policy.get_action(guide_obs) + bump[t]
+            action = action.clip(-ACTION_LIMIT, ACTION_LIMIT).astype(np.float32)
+            obs, reward, _, _, info = target.step(action)
+            successes += info["success"] > 0
+            for column, item in zip(rows, (obs, action, reward, info["success"]), strict=True):
+                column.append(item)
+            if successes >= SUCCESS_STEPS:
+                break
+            if kind != "random":
+                guide_obs = guide.step(action)[0]
+        episodes.append(tuple(np.asarray(column, dtype=np.float32) for column in rows))
+    return episodes
+
+
+# ---------------------------------------------------------------- the dataset
+def plan(env: str, episodes: int, seed: int) -> list[tuple[str, str, list[int]]]:
+    """The episodes of a dataset as jobs for `collect`: (kind, other, numbers). Those of one other task share a job."""
+    others = [name for name in names() if name != env]
+    drawn = np.random.default_rng([seed, 4 * episodes]).integers(0, len(others), episodes)
+    jobs = [(kind, env, [k * episodes + i]) for k, kind in enumerate(KINDS[:3]) for i in range(episodes)]
+    for index in np.unique(drawn):
+        jobs.append(("cross", others[index], [int(3 * episodes + i) for i in np.flatnonzero(drawn == index)]))
+    return jobs
+
+
+def build(path: Path, env: str, recipe: Recipe, workers) -> None:
+    """Collect a dataset and write it as HDF5 (layout: `read_rows` and `pairs_of_rows` of common/suites/base.py)."""
+    jobs, episodes, seed = plan(env, recipe.episodes, recipe.seed), recipe.episodes, recipe.seed
+    with tqdm(total=4 * episodes, desc=f"building {path.name}", unit="episode", disable=None) as bar:
+        done = workers.run(
+            collect, [(env, seed, recipe.noise, *job) for job in jobs], lambda part: bar.update(len(part))
+        )
+    collected = {number: episode for (*_, numbers), part in zip(jobs, done, strict=True)
+                 for number, episode in zip(numbers, part, strict=True)}  # fmt: skip
+    parts = [collected[i] for i in range(4 * episodes)]
+    length = np.array([len(p[1]) for p in parts])
+    row = np.concatenate([[0], np.cumsum(length + 1)[:-1]])
+    # one row more than steps: zeros stand beside the final observation
+    action, reward, success = (
+        np.concatenate([np.concatenate([p[k], np.zeros_like(p[k][:1])]) for p in parts]) for k in (1, 2, 3)
+    )
+    start, label = draw_pairs(length, row, reward, recipe.pairs, seed, SEGMENT, GAMMA)
+    protocol = {"schema": SCHEMA, "env": env, "episodes": episodes, "noise": recipe.noise, "seed": seed,
+                "pairs": recipe.pairs, "segment": SEGMENT, "gamma": GAMMA, "horizon": HORIZON,
+                "success_steps": SUCCESS_STEPS, "reward": "metaworld v2", "kinds": KINDS,
+                "versions": {name: version(name) for name in ("metaworld", "mujoco", "numpy")}}  # fmt: skip
+    arrays = {"obs": np.concatenate([p[0] for p in parts]), "action": action, "reward": reward, "success": success,
+              "episodes/row": row, "episodes/length": length, "episodes/kind": np.repeat(np.arange(4), episodes),
+              "preferences/start": start, "preferences/label": label}  # fmt: skip
+    write_hdf5(path, arrays, protocol)
+
+
+def dataset(task: Task, folder: Path, workers, recipe: Recipe = Recipe()) -> Path:  # noqa: B008 (frozen)
+    what = f"episodes-{recipe.episodes}_noise-{recipe.noise:g}_pairs-{recipe.pairs}_seed-{recipe.seed}"
+    path = folder / "metaworld" / f"{task.env}_{what}.hdf5"
+    return build_once(path, lambda: build(path, task.env, recipe, workers), workers.stop)
+
+
+def read_transitions(path: Path, task: Task) -> Transitions:
+    return transitions_of_rows(path, task)
+
+
+def read_pairs(path: Path, task: Task) -> Preferences:
+    return pairs_of_rows(path, task, SEGMENT)
+
+
+def describe(path: Path, task: Task) -> list[str]:
+    """Success rate, length and return of each kind of episode, and the share of ties."""
+    arrays, pairs = read_rows(path, task), read_pairs(path, task)
+    require(path, arrays, ("episodes/kind", "success"))
+    lines = [f"{'kind':8} episodes  success  length   return"]
+    for k, kind in enumerate(KINDS):
+        chosen = np.flatnonzero(arrays["episodes/kind"] == k)
+        row, length = arrays["episodes/row"][chosen], arrays["episodes/length"][chosen]
+        steps = [slice(first, first + n) for first, n in zip(row, length, strict=True)]
+        success = np.mean([arrays["success"][part].max() for part in steps])
+        returns = np.mean([arrays["reward"][part].sum() for part in steps])
+        lines.append(f"{kind:8} {len(chosen):8} {success:8.2f} {length.mean():7.1f} {returns:8.1f}")
+    return [*lines, f"{len(pairs.label)} pairs of {pairs.length} steps, ties: {(pairs.label == 0.5).mean():.4f}"]

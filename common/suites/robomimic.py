@@ -1,0 +1,167 @@
+"""Robomimic: robosuite's tasks, its demonstrations, and the human preferences of Preference Transformer."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+
+from common.files import InputError, build_once, download, read_arrays
+from common.suites.base import (
+    Preferences,
+    Recipe,
+    Task,
+    Transitions,
+    check,
+    check_actions,
+    pairs_of_transitions,
+    require,
+)
+
+SIMS = {"lift": "Lift", "can": "PickPlaceCan", "square": "NutAssemblySquare"}
+"""task: robosuite's name"""
+OBS_SIZES = {"lift": 49, "can": 53, "square": 53}
+OBS_KEYS = (
+    "object-state robot0_joint_pos robot0_joint_pos_cos robot0_joint_pos_sin robot0_joint_vel robot0_eef_pos "
+    "robot0_eef_quat robot0_gripper_qpos robot0_gripper_qvel"
+).split()  # the order of the human preferences' observations
+HUMAN_FILES = {  # environment: file of human preferences, its git blob id
+    "can-mh": ("Can/num500_q100_human_train.npz", "8460c3f3a6a8bc04f88e410730f95678fe868fb1"),
+    "can-ph": ("Can/num100_q50_human_train.npz", "b4e0fb73c3bbc602d58279cfb6350405cef6b0e5"),
+    "lift-mh": ("Lift/num500_q100_human_train.npz", "ebbc9ff12abe455ff506aad9a2e5c5c31bfbde8d"),
+    "lift-ph": ("Lift/num100_q50_human_train.npz", "192c5cc5c91801aaf07d48bdbcaa17a2ad344161"),
+    "square-mh": ("Square/num500_q100_human_train.npz", "35250b0b7e0f9cf4ad8aad284a05544c89389b24"),
+    "square-ph": ("Square/num100_q50_human_train.npz", "d3ac922577d4467ca981b36e8c1eefd8994aed96"),
+}
+SEGMENT = {"ph": 50, "mh": 100}
+"""steps of a segment, as long as those that people labelled"""
+
+
+def names() -> list[str]:
+    return [f"{task}-{kind}" for task in SIMS for kind in ("ph", "mh")]
+
+
+def canonical(env: str) -> str | None:
+    name = env.removesuffix("-v2").removesuffix("-v3")
+    return name if name in names() else None
+
+
+def find(env: str, max_steps: int) -> Task:
+    return Task("robomimic", env, OBS_SIZES[env.split("-")[0]], 7, max_steps)
+
+
+# ---------------------------------------------------------------- the environment
+class Robosuite(gymnasium.Env):
+    """A task of robosuite 1.4 with the Panda arm and the controller of the robomimic datasets.
+
+    Observation (49 or 53,): OBS_KEYS in order; action (7,). Reward 1 in a state of success, which ends the episode,
+    else 0; truncated at robomimic's horizon, 400 (ph) or 500 (mh) steps of 1/20 s.
+    """
+
+    def __init__(self, task: Task, render: bool = False):
+        os.environ.setdefault("MUJOCO_GL", "glx")  # robosuite would insist on EGL, which may be missing
+        logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
+        import robomimic
+        import robosuite
+
+        name, kind = task.env.split("-")
+        controller = robosuite.load_controller_config(default_controller="OSC_POSE")
+        self.sim = robosuite.make(
+            SIMS[name], robots="Panda", controller_configs=controller, control_freq=20, ignore_done=True,
+            reward_shaping=False, use_camera_obs=False, has_renderer=False, has_offscreen_renderer=render,
+        )  # fmt: skip
+        for what in ("enabled", "active"):
+            self.sim.modify_observable("robot0_joint_pos", what, True)
+        self.horizon, self.steps = robomimic.DATASET_REGISTRY[name][kind]["low_dim"]["horizon"], 0
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (task.obs_dim,), np.float64)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (task.act_dim,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        super().reset(seed=seed)
+        before = np.random.get_state()  # robosuite places objects by numpy's global state
+        np.random.seed(self.np_random.integers(2**32))
+        obs, self.steps = self.sim.reset(), 0
+        np.random.set_state(before)
+        return self._flat(obs), {}
+
+    def step(self, action: np.ndarray):
+        obs, reward, _, _ = self.sim.step(action)
+        success, self.steps = bool(self.sim._check_success()), self.steps + 1
+        return self._flat(obs), float(reward), success, self.steps >= self.horizon, {"success": success}
+
+    def render(self) -> np.ndarray:
+        return np.ascontiguousarray(self.sim.sim.render(camera_name="agentview", width=480, height=480)[::-1])
+
+    def close(self) -> None:
+        self.sim.close()
+
+    def _flat(self, obs: dict[str, np.ndarray]) -> np.ndarray:
+        return np.concatenate([np.atleast_1d(obs[name]) for name in OBS_KEYS])
+
+
+def make(task: Task, render: bool = False) -> gymnasium.Env:
+    return Robosuite(task, render)
+
+
+def score(task: Task, episode_return: float) -> None:
+    return None
+
+
+# ---------------------------------------------------------------- data
+def dataset(task: Task, folder: Path, workers, recipe: Recipe | None = None) -> Path:
+    from robomimic import DATASET_REGISTRY
+
+    name, kind = task.env.split("-")
+    path = folder / "robomimic" / name / kind / "low_dim_v141.hdf5"
+    url = DATASET_REGISTRY[name][kind]["low_dim"]["url"]
+    advice = "give a copy with --dataset, or train on the preference segments alone with --no-use-replay"
+    return build_once(path, lambda: download(url, path, advice, workers.stop), workers.stop)
+
+
+def read_transitions(path: Path, task: Task) -> Transitions:
+    """Robomimic's low-dimensional HDF5. Demonstrations in the file's order; rewards as they are, 1 for success.
+
+    As in IPL's code: a step marked done (it reaches success) or the last of its demonstration is terminal, and a step
+    that begins where one marked done has ended is left out.
+    """
+    keys = ["object" if name == "object-state" else name for name in OBS_KEYS]
+    wanted = {"actions", "rewards", "dones"} | {f"{group}/{name}" for group in ("obs", "next_obs") for name in keys}
+    arrays = read_arrays(path, lambda name: name.startswith("data/") and name.split("/", 2)[-1] in wanted)
+    made_for = arrays.get("env_args", {}).get("env_name")
+    if made_for not in (None, SIMS[task.env.split("-")[0]]):
+        raise InputError(
+            f"{path}: holds the task {made_for}, not that of {task.env}; choose another --dataset or --env"
+        )
+    demos = list(dict.fromkeys(name.split("/")[1] for name in arrays if name.startswith("data/")))
+    if not demos:
+        require(path, arrays, ("data/demo_0/actions",))
+    parts = []
+    for demo in demos:
+        require(path, arrays, tuple(f"data/{demo}/{name}" for name in sorted(wanted)))
+        steps = len(arrays[f"data/{demo}/actions"])
+        if not steps:
+            raise InputError(f"{path}: 'data/{demo}/actions' is empty; make the file again")
+
+        def flat(group: str, demo=demo, steps=steps) -> np.ndarray:
+            columns = [check(path, key, arrays[key], (steps, None))
+                       for key in (f"data/{demo}/{group}/{name}" for name in keys)]  # fmt: skip
+            joined = check(path, f"data/{demo}/{group}", np.concatenate(columns, -1), (steps, task.obs_dim))
+            return joined.astype(np.float32)
+
+        action = check_actions(path, f"data/{demo}/actions", arrays[f"data/{demo}/actions"], (steps, task.act_dim))
+        reward = check(path, f"data/{demo}/rewards", arrays[f"data/{demo}/rewards"], (steps,)).astype(np.float32)
+        done = check(path, f"data/{demo}/dones", arrays[f"data/{demo}/dones"], (steps,), 0, 1).astype(bool)
+        keep, terminal = np.append(True, ~done[:-1]), np.append(done[:-1], True).astype(np.float32)
+        parts.append([column[keep] for column in (flat("obs"), action, reward, flat("next_obs"), terminal)])
+    return Transitions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def read_pairs(path: Path, task: Task) -> Preferences:
+    return pairs_of_transitions(path, read_transitions(path, task), SEGMENT[task.env.split("-")[1]])
+
+
+def describe(path: Path, task: Task) -> list[str]:
+    return [f"{len(read_transitions(path, task).obs)} transitions"]

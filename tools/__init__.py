@@ -1,0 +1,1 @@
+"""Commands for before and after a run: python -m tools.NAME."""
