@@ -76,7 +76,7 @@ class House:
         self.folder, self.env = base / "it's a house", env
         folder = self.folder
         folder.mkdir()
-        for name in ("algorithms", "common", "sweeps", "tools", "requirements.txt", ".venv"):
+        for name in ("algorithms", "common", "sweeps", "tools", "requirements.txt", "pyproject.toml", ".venv"):
             (folder / name).symlink_to(REPOSITORY / name)
         for name in ("slurm_launch.sh", "setup_shell.sh"):
             shutil.copy(REPOSITORY / name, folder)

@@ -81,9 +81,10 @@ def make(task: Task, render: bool = False) -> gymnasium.Env:
 
 def _make(env: str, render: bool, max_steps: int) -> gymnasium.Env:
     gymnasium.logger.min_level = gymnasium.logger.ERROR  # it would advise newer versions
-    limit = {"max_episode_steps": max_steps} if max_steps else {}
+    extra = {"render_mode": "rgb_array"} if render else {}  # a constructor need not know the argument
+    extra |= {"max_episode_steps": max_steps} if max_steps else {}
     try:
-        return gymnasium.make(env, render_mode="rgb_array" if render else None, disable_env_checker=True, **limit)
+        return gymnasium.make(env, disable_env_checker=True, **extra)
     except Exception as error:  # whatever the environment's constructor raises
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(f"--env {env}: cannot be made ({type(error).__name__}: {reason})") from None

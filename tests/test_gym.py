@@ -1,0 +1,152 @@
+"""Any Gymnasium environment: sizes, rescaled actions, flat observations, limits; and what cannot be trained on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+from algorithms import ipl_iql
+from common import suites
+from common.cli import default_args, parse_args
+from common.data import load
+from common.files import InputError
+from common.rollouts import Workers, rollout
+from tests.conftest import command, environment
+
+MODULE = """
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete
+
+
+class Env(gymnasium.Env):
+    '''Moves a point by its action; succeeds beyond 1.'''
+
+    def __init__(self, observation_space=Box(-9, 9, (2, 2)), action_space=Box(np.array([-2, 0]), np.array([2, 4]))):
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = self.np_random.normal(size=(2, 2)).astype(np.float32)
+        return self.x, {}
+
+    def step(self, action):
+        assert self.action_space.contains(np.float32(action)), action
+        self.last, self.x = action, self.x + 0.1
+        return self.x, float(action.sum()), False, False, {"is_success": bool(self.x.max() > 1)}
+
+
+for name, spaces in {
+    "Good": {}, "Endless": {}, "Discrete": {"action_space": Discrete(3)},
+    "Unbounded": {"action_space": Box(-np.inf, np.inf, (2,))}, "Matrix": {"action_space": Box(-1, 1, (2, 2))},
+    "Image": {"observation_space": Box(0, 255, (64, 64, 3), np.uint8)},
+    "Words": {"observation_space": Dict({"a": gymnasium.spaces.Text(5)})},
+}.items():
+    gymnasium.register(f"{name}-v0", Env, max_episode_steps=None if name == "Endless" else 7, kwargs=spaces)
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch) -> str:
+    """The name of a module in the current folder that registers environments."""
+    name = f"points_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    (tmp_path / f"{name}_broken.py").write_text("import nothing_of_this_name\n")
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def write_pairs(path: Path, obs_dim: int, act_dim: int, pairs: int = 30, length: int = 8, scale: float = 1.0) -> Path:
+    rng = np.random.default_rng(0)
+    sides = {f"obs_{k}": rng.normal(size=(pairs, length, obs_dim)) for k in (1, 2)}
+    sides |= {f"action_{k}": rng.uniform(-scale, scale, (pairs, length, act_dim)) for k in (1, 2)}
+    np.savez(path, label=rng.choice([0.0, 0.5, 1.0], pairs), **sides)
+    return path
+
+
+def test_actions_are_rescaled_and_observations_flat(module):
+    task = suites.resolve(f"{module}:Good-v0")
+    assert (task.suite, task.obs_dim, task.act_dim) == ("gym", 4, 2)
+    sim = suites.make(task)
+    assert sim.reset(seed=1)[0].shape == (4,) and sim.action_space == gymnasium.spaces.Box(-1, 1, (2,))
+    sim.step(np.array([-1.0, 0.5], np.float32))
+    assert sim.unwrapped.last.tolist() == [-2.0, 3.0]
+    row = rollout(task, lambda actor, obs: np.ones(2, np.float32), {}, 3)
+    assert row == {"return": 7 * 6.0, "success": 1.0, "score": None, "length": 7}
+
+
+def test_the_limit_of_an_episode(module):
+    task = suites.resolve(f"{module}:Endless-v0", max_steps=5)
+    assert rollout(task, lambda actor, obs: np.ones(2, np.float32), {}, 3)["length"] == 5
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("Discrete", "Discrete actions; only continuous ones"), ("Unbounded", "bounded vector"),
+    ("Matrix", "bounded vector"), ("Image", "only vectors"), ("Words", "only vectors"),
+    ("Endless", "--max-episode-steps"),
+    ("Goood", "does not register Goood-v0; did you mean Good-v0"),
+])  # fmt: skip
+def test_what_cannot_be_trained_on_is_one_line(module, name, said):
+    with pytest.raises(InputError) as error:
+        suites.resolve(f"{module}:{name}-v0")
+    assert said in str(error.value) and f"{module}:{name}-v0" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("env", "said"), [
+    ("hoper-v5", "did you mean Hopper-v5"), ("cartpole", "CartPole-v1"), ("nobody:My-v0", "cannot be imported"),
+    ("qqqqqqqqqq", "as my_package:My-v0"), ("can-opener-v0", "no such environment"),
+    ("ant-medium-v0", "no such environment"),
+])  # fmt: skip
+def test_unknown_names_are_one_line_with_the_nearest(env, said):
+    with pytest.raises(InputError, match="--env") as error:
+        suites.identify(env)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_module_that_fails_is_one_line(module):
+    with pytest.raises(InputError, match=f"{module}_broken cannot be imported .*nothing_of_this_name"):
+        suites.identify(f"{module}_broken:Good-v0")
+
+
+def test_pairs_of_another_size_or_none(module, tmp_path):
+    env = f"{module}:Good-v0"
+    good, size, scale = (
+        write_pairs(tmp_path / f"{name}.npz", *sizes)
+        for name, *sizes in (("good", 4, 2), ("size", 3, 2), ("scale", 4, 2, 30, 8, 3.0))
+    )
+    for words, said in (
+        ([], "give --preferences FILE.npz"),
+        (["--preference-labels", "human"], "nobody has labelled"),
+        (["--preferences", size], "not any x any x 4"),
+        (["--preferences", scale], "rescale the actions"),
+        (["--preferences", good, "--use-replay"], "--dataset FILE"),
+    ):
+        line = ["--env", env, *map(str, words)]
+        args = parse_args(default_args(ipl_iql.Args, ipl_iql.DEFAULTS, line), line)
+        with pytest.raises(InputError) as error:
+            load(args, suites.resolve(env), Workers(1), "cpu")
+        assert said in str(error.value) and "\n" not in str(error.value), str(error.value)
+
+
+def test_a_run_on_an_own_environment(module, tmp_path):
+    """A real one, with all pairs of its file; resumed; its actor knows the limit of the episodes."""
+    pairs = write_pairs(tmp_path / "pairs.npz", 4, 2)
+    line = command("ipl_iql", "--env", f"{module}:Endless-v0", "--max-episode-steps", 5, "--preferences", pairs,
+                   "--total-steps", 20, "--eval-every", 10, "--eval-episodes", 2, "--hidden-sizes", 8, "--threads", 1,
+                   "--segment-length", 8, "--no-compile")  # fmt: skip
+    for _ in range(2):
+        done = subprocess.run(line, **environment(tmp_path, tmp_path))
+        assert done.returncode == 0, done.stderr
+    assert "finished already" in done.stdout
+    (seed,) = (tmp_path / "runs").glob(f"{module}-Endless-v0/ipl_iql/seed-1")
+    config = json.loads((seed / "config.json").read_text())
+    assert config["args"]["num_preferences"] == 0 and config["args"]["env"] == f"{module}:Endless-v0"
+    assert (seed / "eval.csv").read_text().splitlines()[-1].endswith(",5.0")
+    call = [line[0], "-m", "tools.evaluate", str(seed / "final.pt"), "--episodes", "2"]
+    done = subprocess.run(call, **environment(tmp_path, tmp_path))
+    assert done.returncode == 0 and "length        5.000" in done.stdout, done.stderr
