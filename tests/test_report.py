@@ -89,14 +89,14 @@ def test_report_is_the_same_every_time(runs, tmp_path):
 
 
 def test_published_results_are_what_the_report_makes_of_them(tmp_path):
-    """README and results/report, from results/ by one command: `python -m common.report results --out results/report
-    --into README.md`. Tables to the byte; pictures but for what another processor rounds otherwise."""
-    page, published = tmp_path / "README.md", REPOSITORY / "results/report"
-    page.write_text((REPOSITORY / "README.md").read_text())
+    """docs/results.md and results/report, from results/ by one command: `python -m tools.report results --out
+    results/report --into docs/results.md`. Tables to the byte; pictures but for what another processor rounds otherwise."""
+    page, published = tmp_path / "results.md", REPOSITORY / "results/report"
+    page.write_text((REPOSITORY / "docs/results.md").read_text())
     call = [sys.executable, "-m", "tools.report", "results", "--out", str(tmp_path / "report"), "--into", str(page)]
     done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr
-    assert page.read_text() == (REPOSITORY / "README.md").read_text()
+    assert page.read_text() == (REPOSITORY / "docs/results.md").read_text()
     assert sorted(path.name for path in published.iterdir()) == sorted(p.name for p in (tmp_path / "report").iterdir())
     for path in (tmp_path / "report").iterdir():
         if path.suffix in (".md", ".tex", ".csv"):
