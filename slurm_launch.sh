@@ -298,7 +298,7 @@ export SLURM_CPUS_PER_TASK=$share OMP_NUM_THREADS=$share MKL_NUM_THREADS=$share 
 for id in "${ids[@]}"; do
     word="" by=""
     [ ! -e "$dir/$id.status" ] || read -r word by _ <"$dir/$id.status"
-    # A task that was requeued goes on with what it had not ended, and no later submission has taken over.
+    # A task that was requeued resumes what it had not ended, and no later submission has taken over.
     if [ -n "$signal" ] || [ "$word" = finished ] || [ "${by:-0}" -gt "$submission" ]; then continue; fi
     if [ "$word" = failed ] && [ "$by" = "$submission" ]; then continue; fi
     run "$id" &
@@ -332,6 +332,21 @@ exit $failed
 JOB
 }
 
+slot_script() {  # of --local: task $1, on the cores and GPUs of slot $SLOT
+    printf 'all_cpus=(%s) all_gpus=(%s) cpus=%s gpus=%s job=%q\n' "${all_cpus[*]}" "${all_gpus[*]-}" "$cpus" "$gpus" \
+        "$dir/job-$submission.sh"
+    cat <<'SLOT'
+join() { local IFS=,; echo "$*"; }
+if [ "$gpus" = 0 ]; then  # robosuite takes an empty list for a bad number, unless it is told the renderer
+    export CUDA_VISIBLE_DEVICES="" MUJOCO_EGL_DEVICE_ID=${MUJOCO_EGL_DEVICE_ID:-0}
+else
+    export CUDA_VISIBLE_DEVICES=$(join "${all_gpus[@]:SLOT * gpus:gpus}")
+fi
+export SLURM_CPUS_PER_TASK=$cpus SLURM_ARRAY_TASK_ID=$1
+taskset -c "$(join "${all_cpus[@]:SLOT * cpus:cpus}")" bash "$job" 2>>"${job%.sh}.log" || exit 1
+SLOT
+}
+
 if [ -n "$dry" ]; then
     job_script 0 $((tasks - 1))
     task=0
@@ -350,16 +365,10 @@ if [ -n "$local" ]; then
     flock 8  # inherited by every task
     echo "local 0" >"$dir/jobs-$submission.txt"
     flock --unlock 9
-    # shellcheck disable=SC2016  # expanded by the shell that runs it
-    slot='read -r -a cpus <<<"$1"; read -r -a gpus <<<"$2"; at=$((SLOT * $3))
-        if [ "$4" = 0 ]; then  # robosuite takes an empty list for a bad number, unless it is told the renderer
-            export CUDA_VISIBLE_DEVICES= MUJOCO_EGL_DEVICE_ID=${MUJOCO_EGL_DEVICE_ID:-0}
-        else export CUDA_VISIBLE_DEVICES=$(IFS=,; echo "${gpus[*]:$((SLOT * $4)):$4}"); fi
-        export SLURM_CPUS_PER_TASK=$3 SLURM_ARRAY_TASK_ID=$6
-        taskset -c "$(IFS=,; echo "${cpus[*]:$at:$3}")" bash "$5" 2>>"${5%.sh}.log" || exit 1'
+    slot_script >"$dir/slot-$submission.sh"
     # A group of its own, so that all of it, and nothing else, can be ended.
     seq 0 $((tasks - 1)) | env -u SLURM_JOB_ID setsid xargs --max-procs="$slots" --max-args=1 --process-slot-var=SLOT \
-        bash -c "$slot" _ "${all_cpus[*]}" "${all_gpus[*]-}" "$cpus" "$gpus" "$dir/job-$submission.sh" 9>&- &
+        bash "$dir/slot-$submission.sh" 9>&- &
     group=$! stopped=""
     trap 'stopped=1; kill -TERM -- "-$group" 2>/dev/null || true' INT TERM HUP
     exec 8>&-

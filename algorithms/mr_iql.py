@@ -184,7 +184,7 @@ def policy(actor: Params, obs: Tensor, masks: Sequence[Tensor] = ()) -> tuple[Te
 
 def act(actor: dict[str, np.ndarray], obs: np.ndarray) -> np.ndarray:  # (..., O) -> (..., A)
     """The mean of one seed's actor, for evaluation: `policy` in numpy, so that worker processes need no torch."""
-    x, depth = obs.astype(np.float32), (len(actor) - 1) // 2
+    x, depth = obs.astype(np.float32), (len(actor) - 1) // 2  # layers: all but log_std
     for i in range(depth):
         x = x @ actor[f"w{i}"][0] + actor[f"b{i}"][0, 0]
         x = np.maximum(x, 0.0) if i < depth - 1 else np.tanh(x)

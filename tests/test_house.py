@@ -109,7 +109,7 @@ LAYER_NORM = {
 
 def policy(''',
     "    return mlp(layers, obs, masks)[:, 0].tanh()": "    return mlp(layers, normed(obs), masks)[:, 0].tanh()",
-    "    x, depth = obs.astype(np.float32), (len(actor) - 1) // 2\n":
+    "    x, depth = obs.astype(np.float32), (len(actor) - 1) // 2  # layers: all but log_std\n":
 '''    x, depth = obs.astype(np.float32), (len(actor) - 1) // 2
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
 ''',
