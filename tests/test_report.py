@@ -90,7 +90,7 @@ def test_report_is_the_same_every_time(runs, tmp_path):
 
 def test_published_results_are_what_the_report_makes_of_them(tmp_path):
     """docs/results.md and results/report, from results/ by one command: `python -m tools.report results --out
-    results/report --into docs/results.md`. Tables to the byte; pictures but for what another processor rounds otherwise."""
+    results/report --into docs/results.md`. Tables to the byte; pictures but for another processor's rounding."""
     page, published = tmp_path / "results.md", REPOSITORY / "results/report"
     page.write_text((REPOSITORY / "docs/results.md").read_text())
     call = [sys.executable, "-m", "tools.report", "results", "--out", str(tmp_path / "report"), "--into", str(page)]
