@@ -104,8 +104,8 @@ def check_args(args) -> None:
             continue
         values = getattr(args, name) if several else [getattr(args, name)]
         if not values or not all(inside(value, interval) for value in values):
-            shown = " ".join(map(str, values))
-            raise InputError(f"--{name.replace('_', '-')} {shown}: must be in {interval}")
+            shown, what = " ".join(map(str, values)), "one or more numbers in" if several else "in"
+            raise InputError(f"--{name.replace('_', '-')} {shown}: must be {what} {interval}")
 
 
 def inside(value: float, interval: str) -> bool:
