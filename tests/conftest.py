@@ -85,8 +85,8 @@ def command(script: str, *arguments) -> list[str]:
 
 
 def environment(data_dir: Path, folder: Path) -> dict:
-    """Options of `subprocess.run` for a script: working folder, data folder, captured output."""
-    env = {**os.environ, "IPL_DATA_DIR": str(data_dir), "WANDB_MODE": "offline"}
+    """Options of `subprocess.run` for a script: working folder, data folder, captured output; one worker process."""
+    env = {**os.environ, "IPL_DATA_DIR": str(data_dir), "WANDB_MODE": "offline", "SLURM_CPUS_PER_TASK": "1"}
     return {"cwd": folder, "env": env, "capture_output": True, "text": True, "timeout": 300}
 
 
