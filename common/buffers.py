@@ -44,10 +44,10 @@ class PreferenceBuffer:
         return len(self.label)
 
     def check(self, pairs: int, window: int) -> None:
-        """Raises InputError where there are fewer than `pairs` pairs, or a window is longer than the segments."""
+        """Raises InputError where there are fewer than `pairs` pairs, or no window of `window` steps (0: all) fits."""
         if not 1 <= pairs <= len(self):
             raise InputError(f"--preference-batch-size {pairs}: there are {len(self)} pairs; choose at most as many")
-        if not 2 <= window <= self.length:
+        if not 2 <= (window or self.length) <= self.length:
             raise InputError(f"--segment-length {window}: segments have {self.length} steps; choose 2 to {self.length}")
 
     def batches(self, seeds: list[int], step: int, pairs: int, window: int) -> Iterator[dict[str, Tensor]]:
@@ -57,7 +57,7 @@ class PreferenceBuffer:
         draws the start of its window, shared by its two segments, uniformly from all length - window + 1 offsets.
 
         Args:
-            pairs: B; window: observations of a window, L + 1.
+            pairs: B; window: observations of a window, L + 1; 0: those of whole segments.
 
         Yields:
             obs, next_obs (S, 2BL, O), action (S, 2BL, A): the first segments of all pairs, then the second ones, each
@@ -65,6 +65,7 @@ class PreferenceBuffer:
             to no known state; label (S, B); reward (S, 2BL), where the data hold it.
         """
         self.check(pairs, window)
+        window = window or self.length
         per_epoch = len(self) // pairs
         epoch, skip = divmod(step, per_epoch)
         along = torch.arange(window, device=self.device)

@@ -34,6 +34,8 @@ METRICS = {
     "ipl_awac": {**IPL, "adv": "train/adv"},
     "mr_iql": {**IQL, "reward_loss": "losses/reward", "reward": "train/reward"},
     "iql": IQL,
+    "cpl": {"cpl_loss": "losses/preference", "bc_loss": "losses/bc"},
+    "bc": {"loss": "losses/bc"},
 }
 
 
@@ -59,7 +61,8 @@ def make_args(script, meta: dict):
     names = {f.name for f in fields(script.Args)}
     given = {**meta, "hidden_sizes": tuple(meta["hidden"]), "segment_length": meta["segment_obs"],
              "preference_batch_size": meta["pairs"], "replay_batch_size": meta["n_replay"],
-             "use_replay": meta["n_replay"] > 0, "actor_cosine": False}  # fmt: skip
+             "use_replay": meta["n_replay"] > 0, "actor_cosine": False, "dropout": 0.0,
+             "bc_data": "preferred" if meta.get("bc_data") == "pos" else "all"}  # fmt: skip
     return script.Args(**{name: value for name, value in given.items() if name in names})
 
 
@@ -139,7 +142,9 @@ def compare(path: Path) -> dict[str, str | float]:
     script = importlib.import_module(f"algorithms.{meta['algo']}")
     args = make_args(script, meta)
     state = params(arrays, "init")
-    nets = {name: p for name, p in state.items() if not name.endswith("_target")}
+    if meta.get("reference"):
+        state["reference"] = tree_map(torch.clone, state["actor"])
+    nets = {name: p for name, p in state.items() if not name.endswith(("_target", "reference"))}
     state["adam"] = {
         name: {"m": tree_map(torch.zeros_like, p), "v": tree_map(torch.zeros_like, p)} for name, p in nets.items()
     }
@@ -147,8 +152,8 @@ def compare(path: Path) -> dict[str, str | float]:
     for step in range(meta["steps"]):
         metrics = update(state, batch_of(script, args, meta, arrays, step))
         for theirs, ours in METRICS[meta["algo"]].items():
-            if f"step{step}/{theirs}" in arrays:  # mr_iql reports its reward model only while that learns
-                loss_diff = max(loss_diff, abs(float(metrics[ours]) - float(arrays[f"step{step}/{theirs}"])))
+            if f"step{step}/{theirs}" in arrays:  # mr_iql: while its reward model learns; cpl_loss is 0 before
+                loss_diff = max(loss_diff, abs(float(metrics.get(ours, 0.0)) - float(arrays[f"step{step}/{theirs}"])))
     final = params(arrays, "final")
     diffs = [(state[part][leaf] - array).abs().max().item() for part, p in final.items() for leaf, array in p.items()]
     return {"algo": meta["algo"], "max_param_diff": max(diffs), "max_loss_diff": loss_diff}

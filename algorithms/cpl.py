@@ -1,0 +1,353 @@
+"""CPL: Contrastive Preference Learning (Hejna et al. 2023, arXiv 2310.13639): a policy from labelled pairs of segments,
+without a reward model and without a value function.
+
+    python algorithms/cpl.py --env button-press-topdown-v2
+
+Preferences that follow the regret, not the reward, make alpha log pi(a|s) of the optimal policy its advantage. So the
+preference loss is one on the policy alone. For the first --bc-steps the policy clones the segments. One update then:
+
+    1. actor  contrastive loss on the segments' summed alpha log pi(a|s) = -alpha ||mu(s) - a||^2 (equation 5), biased
+              against the segment that is not preferred (equation 8)
+
+--reference subtracts the log-probabilities of the policy at the end of cloning (CPL-KL).
+
+Shapes: S seeds (trained as one batch; nothing mixes them), B pairs, L transitions of a window, L + 1 steps of it,
+N flat rows (2B(L+1) of segments or, for cloning, R of the offline dataset), O observation, A action.
+
+Differences from the original code (github.com/jhejna/cpl):
+    [D2] an epoch's last, partial batch of pairs is dropped, so that every batch has the same shape.
+    [D5] pairs are the first of one generated dataset (common/suites/metaworld.py), not of the released files.
+    [D16] networks, learning rate, pairs a step and updates are those of the other scripts here, so that a comparison
+         compares methods; the original's: docs/running.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise, repeat
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.buffers import PreferenceBuffer, ReplayBuffer
+from common.cli import main
+from common.files import InputError
+from common.runs import Runs
+from common.seeds import NOISE, seed_of
+from common.states import tree_map
+
+ALGORITHM = Path(__file__).stem
+Params = dict[str, Tensor]  # w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1
+
+
+# ---------------------------------------------------------------- arguments
+@dataclass
+class Args:
+    """CPL: contrastive preference learning, a policy from preferences without reward model and value function."""
+
+    env: str = "button-press-topdown-v2"
+    """MetaWorld task, robomimic or D4RL name, Gymnasium id, or module:Id; decides the defaults of all that follows"""
+    seed: Annotated[int, "[0, 4294967295]"] = 1
+    """first seed: of initial weights, batches and evaluation goals"""
+    num_seeds: Annotated[int, "[1, inf)"] = 1
+    """seeds SEED, SEED + 1, ... trained as one batch in this process"""
+    total_steps: Annotated[int, "[1, inf)"] = 200_000
+    """updates"""
+    eval_every: Annotated[int, "[1, inf)"] = 2_500
+    """updates between evaluations"""
+    eval_episodes: Annotated[int, "[1, inf)"] = 20
+    """episodes of an evaluation"""
+    max_episode_steps: Annotated[int, "[0, inf)"] = 0
+    """end episodes after so many steps; 0: at the environment's own limit"""
+    log_every: Annotated[int, "[1, inf)"] = 500
+    """updates between rows of train.csv"""
+    num_preferences: Annotated[int, "[0, inf)"] = 4_000
+    """pairs to learn from: the first ones of the file; 0: all"""
+    preferences: str = ""
+    """file of preference pairs (.npz or .hdf5) instead of the environment's own"""
+    preference_labels: Literal["human", "script"] = "script"
+    """the environment's pairs: labelled by a human, or by a script from the rewards of the offline dataset"""
+    dataset: str = ""
+    """offline dataset (.hdf5) instead of the environment's own"""
+    data_dir: Path = Path("data")
+    """folder of the datasets (IPL_DATA_DIR, if set, is the default)"""
+    run_dir: str = ""
+    """folder of the results, one folder a seed inside; empty: runs/ENV/ALGORITHM"""
+    overwrite: bool = False
+    """start from scratch where the folder holds an earlier run"""
+    track: bool = False
+    """log to Weights & Biases"""
+    wandb_project: str = "ipl"
+    """project of --track"""
+    wandb_entity: str = ""
+    """team or user of --track; empty: your default"""
+    capture_video: bool = False
+    """write an MP4 of one episode of every evaluation"""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto: cuda where there is one"""
+    compile: bool = True
+    """compile the update (torch.compile); without a C++ compiler it runs eager"""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """float32 matrix products: highest, high or medium; on a GPU both are tf32, on a CPU medium is bfloat16"""
+    threads: Annotated[int, "[0, 1024]"] = 0
+    """CPU threads; 0: this process's cores, at most 4"""
+
+    lr: Annotated[float, "(0, inf)"] = 3e-4
+    """Adam's learning rate, all networks"""
+    alpha: Annotated[float, "(0, inf)"] = 0.1
+    """temperature: a segment's advantage is alpha times its summed log-probability"""
+    contrastive_bias: Annotated[float, "(0, 1]"] = 0.5
+    """lambda, the factor of the advantage of the segment that is not preferred; 1: no bias"""
+    reference: bool = False
+    """CPL-KL: log-probabilities relative to the actor at the end of cloning"""
+    bc_data: Literal["all", "preferred"] = "all"
+    """segments that are cloned: all, or the preferred ones, both of a tie"""
+    bc_steps: Annotated[int, "[0, inf)"] = 80_000
+    """updates of cloning alone, before those of the contrastive loss"""
+    bc_coeff: Annotated[float, "[0, inf)"] = 0.0
+    """weight of cloning beside the contrastive loss"""
+    warmup_steps: Annotated[int, "[1, inf)"] = 4_000
+    """updates after cloning in which the learning rate rises linearly"""
+    lr_multiplier: Annotated[float, "(0, inf)"] = 1.0
+    """factor of the learning rate after cloning"""
+    use_replay: bool = False
+    """clone the offline dataset instead of the segments"""
+    hidden_sizes: tuple[Annotated[int, "[1, inf)"], ...] = (256, 256, 256)
+    """widths of the hidden layers, all networks"""
+    dropout: Annotated[float, "[0, 1)"] = 0.25
+    """dropout of the actor's hidden layers"""
+    preference_batch_size: Annotated[int, "[1, inf)"] = 16
+    """pairs a step"""
+    segment_length: Annotated[int, "[0, inf)"] = 0
+    """steps of the window taken from each segment, all of them observed and cloned; 0: the whole segment"""
+    replay_batch_size: Annotated[int, "[1, inf)"] = 256
+    """transitions of the offline dataset a step"""
+
+
+DEFAULTS = {  # pattern of SUITE:ENV: what differs from the defaults above, which are MetaWorld's
+    "robomimic:*": {
+        "total_steps": 1_000_000, "eval_every": 50_000, "eval_episodes": 25, "preference_labels": "human",
+        "num_preferences": 0, "use_replay": True, "preference_batch_size": 8, "dropout": 0.1,
+        "hidden_sizes": (256, 256), "bc_steps": 400_000, "warmup_steps": 20_000,
+    },
+    "d4rl:*": {
+        "total_steps": 1_000_000, "eval_every": 5_000, "eval_episodes": 10, "preference_labels": "human",
+        "num_preferences": 0, "use_replay": True, "preference_batch_size": 8, "dropout": 0.0,
+        "hidden_sizes": (256, 256), "bc_steps": 400_000, "warmup_steps": 20_000,
+    },
+    "d4rl:halfcheetah-medium-expert-*": {"preference_labels": "script", "num_preferences": 100},
+    "d4rl:halfcheetah-medium-replay-*": {"preference_labels": "script", "num_preferences": 500},
+    "gym:*": {"num_preferences": 0, "dropout": 0.0},
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------- networks
+def mlp(params: Params, x: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:  # (S, N, in) -> (S, E, N, out)
+    """ReLU network; seeds and ensemble members are axes of the weights, so all of them are one batched product."""
+    depth = len(params) // 2
+    x = x.unsqueeze(1)  # (S, 1, N, in)
+    for i in range(depth):
+        x = x @ params[f"w{i}"] + params[f"b{i}"]
+        if i < depth - 1:
+            x = F.relu(x * masks[i] if masks else x)
+    return x
+
+
+def policy(actor: Params, obs: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:  # (S, N, O) -> (S, N, A)
+    """The action, through tanh."""
+    return mlp(actor, obs, masks)[:, 0].tanh()
+
+
+def act(actor: dict[str, np.ndarray], obs: np.ndarray) -> np.ndarray:  # (..., O) -> (..., A)
+    """The action of one seed's actor, for evaluation: `policy` in numpy, so that worker processes need no torch."""
+    x, depth = obs.astype(np.float32), len(actor) // 2
+    for i in range(depth):
+        x = x @ actor[f"w{i}"][0] + actor[f"b{i}"][0, 0]
+        x = np.maximum(x, 0.0) if i < depth - 1 else np.tanh(x)
+    return np.clip(x, -1.0, 1.0)
+
+
+# ---------------------------------------------------------------- losses: one number a seed
+def log_prob(mean: Tensor, action: Tensor) -> Tensor:  # (S, N, A), (S, N, A) -> (S, N)
+    """-||mu(s) - a||^2: the log density of a Gaussian of variance 1/2, but for a constant."""
+    return -(action - mean).square().sum(-1)
+
+
+def contrastive_loss(adv: Tensor, label: Tensor, bias: float) -> tuple[Tensor, Tensor]:  # (S, N), (S, B) -> (S,), (S,)
+    """Cross-entropy of the segments' summed advantages, the worse one's times `bias`; and the accuracy but for ties."""
+    first, second = adv.view(len(adv), 2, label.shape[-1], -1).sum(-1).unbind(1)  # (S, B)
+    loss = -label * F.logsigmoid(second - bias * first) - (1 - label) * F.logsigmoid(first - bias * second)
+    strict = (label != 0.5).to(loss.dtype)
+    right = ((second > first) == (label > 0.5)) * strict
+    return loss.mean(-1), right.sum(-1) / strict.sum(-1).clamp(min=1)
+
+
+# ---------------------------------------------------------------- initial state and update
+def init_mlp(generator: torch.Generator, members: int, sizes: tuple[int, ...]) -> Params:
+    """Orthogonal weights (E, in, out) with gain 1, every member on its own, and zero biases (E, 1, out)."""
+    params = {}
+    for i, (n_in, n_out) in enumerate(pairwise(sizes)):
+        draws = [torch.nn.init.orthogonal_(torch.empty(n_in, n_out), generator=generator) for _ in range(members)]
+        params[f"w{i}"], params[f"b{i}"] = torch.stack(draws), torch.zeros(members, 1, n_out)
+    return params
+
+
+def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> dict:
+    """One seed's state, without the S axis: the actor, its reference and Adam's moments."""
+    generator, hidden = torch.Generator().manual_seed(seed), args.hidden_sizes
+    actor = init_mlp(generator, 1, (obs_dim, *hidden, act_dim))
+    zeros = tree_map(torch.zeros_like, actor)
+    moments = {"actor": {"m": zeros, "v": tree_map(torch.clone, zeros)}}
+    return {"actor": actor, "reference": tree_map(torch.clone, actor), "adam": moments}
+
+
+def draw_noise(args: Args, seeds: list[int], step: int, batch: Params) -> Params:
+    """The random numbers of one update, from (seed, step) alone: dropout masks of the actor's hidden layers."""
+    if not args.dropout:
+        return {}
+    obs, rows, noise = batch["obs"], batch["obs"].shape[1], {}
+    generators = [torch.Generator(obs.device).manual_seed(seed_of(NOISE, seed, step)) for seed in seeds]
+    for i, width in enumerate(args.hidden_sizes):
+        draws = [torch.rand(1, rows, width, generator=g, dtype=torch.float32, device=obs.device) for g in generators]
+        noise[f"mask{i}"] = (torch.stack(draws) >= args.dropout).to(obs) / (1 - args.dropout)  # (S, 1, N, H)
+    return noise
+
+
+def whole_segments(pairs: Params) -> Params:
+    """obs, action (S, 2B(L+1), .): all steps of the windows, the last one too."""
+    segments, rows = pairs["last_obs"].shape[1], {}  # 2B
+    for name in ("obs", "action"):
+        steps = pairs[name].unflatten(1, (segments, pairs[name].shape[1] // segments))  # (S, 2B, L, .)
+        rows[name] = torch.cat([steps, pairs[f"last_{name}"].unsqueeze(2)], 2).flatten(1, 2)
+    return rows
+
+
+def row_shares(label: Tensor, obs: Tensor, preferred: bool) -> Tensor:  # (S, B), (S, N, O) -> (S, N)
+    """What turns a sum over rows into a mean: of all or, if `preferred`, of the preferred segments, both of a tie."""
+    if not preferred:
+        return torch.full_like(obs[..., 0], 1 / obs.shape[1])
+    chosen = torch.cat([label <= 0.5, label >= 0.5], 1).to(obs)  # (S, 2B)
+    steps = obs.shape[1] // chosen.shape[1]
+    return (chosen / (steps * chosen.sum(1, keepdim=True))).repeat_interleave(steps, 1)
+
+
+def make_batch(args: Args, seeds: list[int], step: int, pairs: Params, replay: Params | None) -> Params:
+    """What `update` takes: while cloning the rows to clone; then whole segments, their labels, and Adam's new start."""
+    cloning, lr, count = step < args.bc_steps, args.lr, step + 1
+    batch = whole_segments(pairs)
+    if cloning and replay is not None:
+        batch = {name: replay[name] for name in ("obs", "action")}
+    batch["share"] = row_shares(pairs["label"], batch["obs"], args.bc_data == "preferred")
+    if not cloning:
+        count -= args.bc_steps
+        lr *= args.lr_multiplier * min(1.0, count / args.warmup_steps)
+        batch["label"] = pairs["label"]
+        batch["kept"] = batch["obs"].new_full((), float(count > 1))  # 0: Adam's moments start from scratch
+    bias = [1 - 0.9**count, 1 - 0.999**count]  # of Adam's moments
+    batch["bias"] = torch.stack([batch["obs"].new_full((), b) for b in bias])  # a copy would wait for the device
+    batch["lr"] = batch["obs"].new_full((), lr)
+    return batch | draw_noise(args, seeds, step, batch)
+
+
+def adam_(params: Params, grads: Params, moments: dict, bias: Tensor, lr: float | Tensor) -> None:
+    """One step of Adam (Kingma & Ba 2015) in place; our own, so that the whole update is one compiled graph."""
+    for name, p in params.items():
+        m, v = moments["m"][name], moments["v"][name]
+        m.lerp_(grads[name], 1 - 0.9)
+        v.mul_(0.999).addcmul_(grads[name], grads[name], value=1 - 0.999)
+        p.sub_(lr * (m / bias[0]) / ((v / bias[1]).sqrt() + 1e-8))
+
+
+def descend(loss_fn, state: dict, name: str, batch: Params, lr: float | Tensor) -> Params:
+    """One step of Adam on the network `name`. `loss_fn`: parameters -> loss (S,), metrics. Returns the metrics."""
+    with torch.enable_grad():
+        leaves = {key: p.detach().requires_grad_() for key, p in state[name].items()}
+        loss, metrics = loss_fn(leaves)
+        # Seeds share no parameter, so the gradient of the sum over seeds is each seed's own.
+        grads = torch.autograd.grad(loss.sum(), list(leaves.values()))
+    adam_(state[name], dict(zip(leaves, grads, strict=True)), state["adam"][name], batch["bias"], lr)
+    return {key: metric.detach() for key, metric in metrics.items()}
+
+
+def make_update(args: Args):
+    """The update as one function of state and batch: no other input, no random numbers, no transfer to the host."""
+
+    @torch.no_grad()
+    def update(state: dict, batch: Params) -> Params:
+        """One update in place. Returns metrics, (S,) each. The order is part of the algorithm."""
+        obs, action, share = batch["obs"], batch["action"], batch["share"]
+        masks = [batch[f"mask{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
+
+        # 1. the first updates: actor by cloning; the reference follows it until then
+        if "label" not in batch:
+
+            def bc_loss(actor: Params) -> tuple[Tensor, Params]:
+                loss = -(share * log_prob(policy(actor, obs, masks), action)).sum(-1)
+                return loss, {"losses/bc": loss}
+
+            metrics = descend(bc_loss, state, "actor", batch, batch["lr"])
+            for name, p in state.get("reference", {}).items():
+                p.copy_(state["actor"][name])
+            return metrics
+
+        # 2. the others: actor by preferences, with an Adam that starts from scratch
+        for moments in state["adam"]["actor"].values():
+            for p in moments.values():
+                p.mul_(batch["kept"])
+        lp_reference = log_prob(policy(state["reference"], obs), action) if args.reference else 0.0
+
+        def actor_loss(actor: Params) -> tuple[Tensor, Params]:
+            lp = log_prob(policy(actor, obs, masks), action)  # (S, N)
+            adv = args.alpha * (lp - lp_reference)
+            preference, accuracy = contrastive_loss(adv, batch["label"], args.contrastive_bias)
+            bc = -(share * lp).sum(-1)
+            return preference + args.bc_coeff * bc, {
+                "losses/preference": preference, "losses/bc": bc, "train/accuracy": accuracy, "train/adv": adv.mean(-1),
+            }  # fmt: skip
+
+        return descend(actor_loss, state, "actor", batch, batch["lr"])
+
+    return update
+
+
+# ---------------------------------------------------------------- training
+def train(args: Args) -> dict:
+    """Train every seed to the end, resuming what is there. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
+    if args.bc_data == "preferred" and args.use_replay:
+        raise InputError("--bc-data preferred: the offline dataset has no labels; add --no-use-replay")
+    if args.bc_steps >= args.total_steps:
+        steps = f"--bc-steps {args.bc_steps}"
+        raise InputError(f"{steps}: leaves no update for the contrastive loss; choose fewer than {args.total_steps}")
+    with Runs.open(ALGORITHM, args) as runs:
+        pairs, replay = runs.load()  # [D5]
+        for group in runs.groups():
+            train_seeds(group.args, group, pairs, replay)
+    return runs.summary()
+
+
+def train_seeds(args: Args, runs: Runs, pairs: PreferenceBuffer, replay: ReplayBuffer | None) -> None:
+    """The training loop: the seeds of `runs`, which stand at the same step, as one batch."""
+    sizes = pairs.obs.shape[1], pairs.action.shape[1]
+    state = runs.restore([init(args, seed, *sizes) for seed in runs.seeds])  # every leaf: (S, ...)
+    update = runs.compile(make_update(args))
+    pair_batches = pairs.batches(runs.seeds, runs.step, args.preference_batch_size, args.segment_length)  # [D2]
+    replay_batches = replay.batches(runs.seeds, runs.step, args.replay_batch_size) if replay else repeat(None)
+    for step in range(runs.step, args.total_steps + 1):
+        if runs.due(step):  # an evaluation, a minute since the last checkpoint, or a signal
+            runs.checkpoint(step, state)
+            runs.evaluate(step, state["actor"], act)
+        if step == args.total_steps:
+            break
+        batch = make_batch(args, runs.seeds, step, next(pair_batches), next(replay_batches))
+        metrics = update(state, batch)
+        runs.log(step + 1, metrics, state, batch)  # every --log-every updates; a NaN stops the run
+    runs.finish(state)
+
+
+if __name__ == "__main__":
+    main(train, Args, DEFAULTS)
