@@ -198,12 +198,12 @@ def init_mlp(generator: torch.Generator, members: int, sizes: tuple[int, ...]) -
 
 
 def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> dict:
-    """One seed's state, without the S axis: the actor, its reference and Adam's moments."""
+    """One seed's state, without the S axis: the actor, Adam's moments and, with --reference, the reference."""
     generator, hidden = torch.Generator().manual_seed(seed), args.hidden_sizes
     actor = init_mlp(generator, 1, (obs_dim, *hidden, act_dim))
     zeros = tree_map(torch.zeros_like, actor)
-    moments = {"actor": {"m": zeros, "v": tree_map(torch.clone, zeros)}}
-    return {"actor": actor, "reference": tree_map(torch.clone, actor), "adam": moments}
+    reference = {"reference": tree_map(torch.clone, actor)} if args.reference else {}
+    return {"actor": actor, **reference, "adam": {"actor": {"m": zeros, "v": tree_map(torch.clone, zeros)}}}
 
 
 def draw_noise(args: Args, seeds: list[int], step: int, batch: Params) -> Params:

@@ -32,8 +32,9 @@ SMALL = (
 ).split()
 
 
-# the reward model of pt_iql, as small
+# the reward model of pt_iql, as small; cpl's cloning, which must end within the run
 SMALL_OF = {"pt_iql": "--reward-epochs 10 --reward-width 16 --reward-batch-size 16".split()}
+SMALL_OF["cpl"] = "--bc-steps 25 --reference --warmup-steps 10".split()
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gc
+import importlib
 import json
 import shutil
 import signal
@@ -269,6 +270,26 @@ def test_every_script_trains_on_the_offline_dataset(run, tmp_path, script):
         assert "dataset" in json.loads((folder / "config.json").read_text())["dataset_fingerprint"]
         assert [row["step"] for row in rows(folder / "eval.csv")] == ["0", "20", "40"]
         assert all(p.isfinite().all() for p in tensors(folder / "final.pt").values())
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "said"),
+    [
+        ("cpl", ["--bc-steps", "40"], "--bc-steps 40"),
+        ("cpl", ["--contrastive-bias", "1.5"], "--contrastive-bias"),
+        ("cpl", ["--bc-data", "preferred", "--use-replay"], "no labels"),
+        ("bc", ["--bc-data", "preferred", "--use-replay"], "no labels"),
+        ("bc", ["--bc-data", "preferred"], "--bc-steps 80000"),
+    ],
+)
+def test_cloning_without_what_it_needs_is_one_line_and_status_2(monkeypatch, capsys, tmp_path, script, arguments, said):
+    module = importlib.import_module(f"algorithms.{script}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [module.__file__, *SMALL, *SMALL_OF.get(script, []), *arguments])
+    with pytest.raises(SystemExit) as end, user_errors():
+        module.train(parse_args(default_args(module.Args, module.DEFAULTS)))
+    errors = capsys.readouterr().err
+    assert end.value.code == 2 and said in errors and errors.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 def test_oracle_needs_rewards(run, tmp_path):

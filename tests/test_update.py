@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from algorithms import ipl_iql, mr_iql
+from algorithms import bc, cpl, ipl_iql, mr_iql
+from algorithms.cpl import contrastive_loss, row_shares, whole_segments
 from algorithms.ipl_iql import expectile_loss, implied_reward, log_prob, preference_loss
 from algorithms.ipl_xql import gumbel_loss
 from common.states import leaves, tree_map, unstack
@@ -45,6 +46,13 @@ def test_parity_notices_a_changed_update(monkeypatch):
     assert parity.compare(GOLDEN[0].parent / "ipl_iql_replay.npz")["max_param_diff"] > 1e-6
 
 
+@pytest.mark.parametrize(("name", "value"), [("contrastive_bias", 0.9), ("alpha", 0.2), ("warmup_steps", 1)])
+def test_parity_notices_a_changed_cpl(monkeypatch, name, value):
+    true = parity.make_args
+    monkeypatch.setattr(parity, "make_args", lambda *a: replace(true(*a), **{name: value}))
+    assert parity.compare(GOLDEN[0].parent / "cpl_bias.npz")["max_param_diff"] > 1e-6
+
+
 def test_expectile_loss_by_hand():
     # u = 2 weighs 0.75, u = -1 weighs 0.25: (0.75 * 4 + 0.25 * 1) / 2
     loss = expectile_loss(torch.tensor([[2.0, -1.0]]), 0.75, torch.tensor([0.5, 0.5]))
@@ -69,6 +77,58 @@ def test_preference_loss_by_hand():
 def test_log_prob_by_hand():
     got = log_prob(torch.zeros(1, 1, 2), torch.tensor([[[0.0, math.log(2.0)]]]), torch.tensor([[[1.0, 2.0]]]))
     assert got.item() == pytest.approx(-0.5 - 0.5 - math.log(2.0) - math.log(2 * math.pi))
+
+
+def test_contrastive_loss_by_hand():
+    def loss(label: float, bias: float) -> tuple[float, float]:
+        """Two segments of two steps, advantages -1 and -3."""
+        adv = torch.tensor([[-0.25, -0.75, -2.0, -1.0]], dtype=torch.float64)
+        return tuple(x.item() for x in contrastive_loss(adv, torch.tensor([[label]], dtype=torch.float64), bias))
+
+    def by_hand(better: float, worse: float) -> float:
+        return math.log(1 + math.exp(worse - better))
+
+    assert loss(0.0, 1.0) == (pytest.approx(by_hand(-1.0, -3.0)), 1.0)
+    assert loss(1.0, 1.0) == (pytest.approx(by_hand(-3.0, -1.0)), 0.0)
+    assert loss(0.0, 0.5) == (pytest.approx(by_hand(-1.0, 0.5 * -3.0)), 1.0)
+    assert loss(1.0, 0.5) == (pytest.approx(by_hand(-3.0, 0.5 * -1.0)), 0.0)
+    assert loss(0.5, 0.5)[0] == pytest.approx((loss(0.0, 0.5)[0] + loss(1.0, 0.5)[0]) / 2)  # a tie; no accuracy
+
+
+def test_contrastive_loss_without_bias_is_the_cross_entropy_of_the_difference():
+    generator = torch.Generator().manual_seed(0)
+    adv = torch.randn(2, 2 * 8 * 3, generator=generator, dtype=torch.float64)
+    label = torch.randint(0, 2, (2, 8), generator=generator).double()
+    first, second = adv.view(2, 2, 8, 3).sum(-1).unbind(1)
+    wanted = torch.nn.functional.binary_cross_entropy_with_logits(second - first, label, reduction="none").mean(-1)
+    torch.testing.assert_close(contrastive_loss(adv, label, 1.0)[0], wanted)
+    reward = preference_loss(adv.unsqueeze(1), label)  # IPL's, of a reward instead of an advantage
+    torch.testing.assert_close(contrastive_loss(adv, label, 1.0), reward)
+
+
+@pytest.mark.parametrize("adv", [[-1e3, 1e3], [1e3, -1e3], [-1e3, -1e3], [1e3, 1e3]])
+@pytest.mark.parametrize("label", [0.0, 0.5, 1.0])
+def test_contrastive_loss_and_its_gradient_are_finite(adv, label):
+    adv = torch.tensor([adv], requires_grad=True)
+    loss, _ = contrastive_loss(adv, torch.tensor([[label]]), 0.5)
+    (gradient,) = torch.autograd.grad(loss.sum(), adv)
+    assert loss.isfinite().all() and gradient.isfinite().all() and 0 <= loss.item() <= 2e3
+
+
+def test_cloning_by_hand():
+    """Rows of the preferred segments share alike, of both where they tie; log pi is minus the squared distance."""
+    label, obs = torch.tensor([[1.0, 0.0, 0.5]]), torch.zeros(1, 12, OBS)  # three pairs of two steps
+    wanted = torch.tensor([[0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0]]) / 8
+    torch.testing.assert_close(row_shares(label, obs, True), wanted)
+    torch.testing.assert_close(row_shares(label, obs, False), torch.full((1, 12), 1 / 12))
+    assert cpl.log_prob(torch.zeros(1, 1, 2), torch.tensor([[[1.0, 2.0]]])).item() == -5.0
+
+
+def test_whole_segments_hold_every_step_in_its_order():
+    obs, last = torch.arange(12.0).view(1, 12, 1), torch.tensor([[[100.0], [101.0], [102.0], [103.0]]])
+    rows = whole_segments({"obs": obs, "action": -obs, "last_obs": last, "last_action": -last})
+    wanted = [0, 1, 2, 100, 3, 4, 5, 101, 6, 7, 8, 102, 9, 10, 11, 103]
+    assert rows["obs"].flatten().tolist() == wanted and rows["action"].flatten().tolist() == [-x for x in wanted]
 
 
 def test_gumbel_loss_by_hand():
@@ -108,6 +168,7 @@ SCRIPTS = [importlib.import_module(f"algorithms.{path.stem}")
 
 def small(script=ipl_iql, **changes):
     args = script.Args(hidden_sizes=(16, 16), preference_batch_size=4, segment_length=6, total_steps=40)
+    changes = {"bc_steps": 5, "warmup_steps": 3, "dropout": 0.0, **changes}
     return replace(args, **{name: value for name, value in changes.items() if hasattr(args, name)})
 
 
@@ -200,7 +261,7 @@ def test_clipping_bounds_the_next_value():
     assert abs(reward) < 0.9 / (2.0 * 0.1) + 1
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.ALGORITHM)
+@pytest.mark.parametrize("script", [s for s in SCRIPTS if hasattr(s.Args, "actor_cosine")], ids=lambda s: s.ALGORITHM)
 def test_cosine_ends_at_zero_and_only_for_the_actor(double, script):
     args, constant = (small(script, total_steps=20, actor_cosine=cosine) for cosine in (True, False))
     rates = [batch["actor_lr"].item() for batch in batches(script, args, [1], 20, replay=True)]
@@ -219,12 +280,53 @@ def test_reward_model_stops_learning_after_its_steps():
     assert largest_difference(early, final_state(mr_iql, args, [1], 4)["reward"]) > 0
 
 
+def test_the_reference_is_the_actor_at_the_end_of_cloning(double):
+    args = small(cpl, reference=True)
+    cloned, later = (final_state(cpl, args, [1], steps, replay=False) for steps in (5, 9))
+    assert largest_difference(cloned["reference"], cloned["actor"]) == 0
+    assert largest_difference(later["reference"], cloned["reference"]) == 0
+    assert largest_difference(later["reference"], later["actor"]) > 0
+    assert "reference" not in final_state(cpl, small(cpl), [1], 1)
+
+
+def test_adam_starts_from_scratch_after_cloning_and_the_learning_rate_rises(double):
+    args = small(cpl, lr_multiplier=0.5)
+    rates = [batch["lr"].item() / args.lr for batch in batches(cpl, args, [1], 10, replay=False)]
+    assert rates == pytest.approx([1.0] * 5 + [0.5 / 3, 1 / 3] + [0.5] * 3)
+    cloned, *_, last = (final_state(cpl, args, [1], steps, replay=False) for steps in (5, 6))
+    scratch = {**cloned, "adam": tree_map(torch.zeros_like, cloned["adam"])}
+    *_, batch = batches(cpl, args, [1], 6, replay=False)
+    cpl.make_update(args)(scratch, batch | {"kept": torch.ones(())})
+    assert largest_difference(scratch, last) == 0
+
+
+@pytest.mark.parametrize("at", [4, 5, 6])
+def test_cpl_resumes_across_the_end_of_cloning(at):
+    """From the state after `at` updates alone, bitwise: 5 are of cloning."""
+    args = small(cpl, reference=True, dropout=0.1)
+    state, update = final_state(cpl, args, [1], at, replay=False), cpl.make_update(args)
+    for batch in list(batches(cpl, args, [1], 9, replay=False))[at:]:
+        update(state, batch)
+    assert largest_difference(state, final_state(cpl, args, [1], 9, replay=False)) == 0
+
+
+@pytest.mark.parametrize("script", [bc, cpl], ids=lambda script: script.ALGORITHM)
+def test_cloning_of_the_preferred_differs_from_cloning_of_all(double, script):
+    """BC takes all segments first; CPL clones what --bc-data says from the first update on."""
+    plain, preferred = (small(script, bc_data=data) for data in ("all", "preferred"))
+    early, late = ([final_state(script, args, [1], steps, replay=False)["actor"] for args in (plain, preferred)]
+                   for steps in (5, 6))  # fmt: skip
+    assert (largest_difference(*early) == 0) == (script is bc)
+    assert largest_difference(*late) > 0
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.ALGORITHM)
 def test_evaluation_runs_the_network_that_is_trained(script):
     """`act`, which the workers run without torch, is `policy`'s mean; of one observation and of several."""
     actor = tree_map(lambda p: p.unsqueeze(0) + 0.1, script.init(small(script), 1, OBS, ACT)["actor"])
     obs = torch.randn(1, 7, OBS, generator=torch.Generator().manual_seed(0))
-    trained, _ = script.policy(actor, obs)
+    trained = script.policy(actor, obs)
+    trained = trained[0] if isinstance(trained, tuple) else trained  # mean and log_std, or the action alone
     arrays = tree_map(lambda p: p.numpy(), unstack(actor, 1)[0])
     for k in range(7):
         torch.testing.assert_close(torch.from_numpy(script.act(arrays, obs[0, k].numpy())), trained[0, k].clamp(-1, 1))
@@ -233,16 +335,18 @@ def test_evaluation_runs_the_network_that_is_trained(script):
 
 # ---------------------------------------------------------------- one house style
 ALL = tuple("ipl_iql ipl_awac ipl_xql mr_iql pt_iql iql".split())
+CLONES = ("bc", "cpl")
 MAY_DIFFER = {  # name: (reason, the groups of scripts within which it is still the same)
     "Args": ("each method's own hyper-parameters", []),
     "init": ("each method's own networks", [("ipl_iql", "ipl_xql", "iql", "pt_iql")]),
-    "draw_noise": ("ipl_awac samples actions", [("ipl_iql", "ipl_xql", "mr_iql", "iql", "pt_iql")]),
+    "draw_noise": ("ipl_awac samples actions", [("ipl_iql", "ipl_xql", "mr_iql", "iql", "pt_iql", *CLONES)]),
     "make_batch": ("IPL joins segments and replay, the others choose one of them",
                    [("ipl_iql", "ipl_awac", "ipl_xql"), ("iql", "pt_iql")]),
     "make_update": ("the method", []),
-    "policy": ("another actor", [ALL]),
-    "act": ("another actor", [ALL]),
-    "train": ("pt_iql trains its reward model first, iql needs rewards",
+    "policy": ("another actor", [ALL, CLONES]),
+    "act": ("another actor", [ALL, CLONES]),
+    "log_prob": ("an actor without standard deviation", [ALL, CLONES]),
+    "train": ("pt_iql trains its reward model first, iql needs rewards, bc and cpl check their steps of cloning",
               [("ipl_iql", "ipl_awac", "ipl_xql", "mr_iql")]),
 }  # fmt: skip
 
@@ -271,5 +375,6 @@ def test_shared_arguments_have_the_same_words():
         ).body
         for field, help_text in zip(body[1::2], body[2::2], strict=True):
             name = field.target.id
-            if name not in ("use_replay",):  # joins the segments in one family of methods, replaces them in the other
+            # the dataset joins the segments or replaces them; a window has transitions or steps; what follows cloning
+            if name not in ("use_replay", "segment_length", "bc_steps"):
                 assert words.setdefault(name, help_text.value.value) == help_text.value.value, name

@@ -31,7 +31,16 @@ from tools.evaluate import bootstrap
 NAMES = {"success": "success, %", "score": "D4RL score", "return_mean": "return"}  # of the metrics
 SCALE = {"success": 100.0}  # shown in percent
 UNSET = "unset"  # an argument that there was not yet when a run was made
-METHODS = ("ipl_iql", "mr_iql", "ipl_awac", "ipl_xql", "pt_iql", "iql")  # each looks the same in all pictures
+METHODS = (
+    "ipl_iql",
+    "mr_iql",
+    "ipl_awac",
+    "ipl_xql",
+    "pt_iql",
+    "iql",
+    "cpl",
+    "bc",
+)  # each looks the same in all pictures
 # Okabe and Ito's colours, told apart by the colour-blind; line styles and markers tell them apart in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 STYLES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v", "P", "X", "*")
