@@ -39,8 +39,11 @@ def test_every_line_parses_with_its_scripts_own_arguments(sweep):
         assert python == "python" and (REPOSITORY / script).exists()
         module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
         args = parse_args(default_args(module.Args, module.DEFAULTS, words), words)
-        assert args.num_seeds == (3 if sweep.stem == "published" else 5) and args.seed == 1
-        folders.append(args.run_dir)
+        if sweep.stem == "published":
+            assert args.num_seeds == 1 and args.total_steps == 200_000
+        else:
+            assert args.num_seeds == (3 if sweep.stem == "small" else 5) and args.seed == 1
+        folders += [f"{args.run_dir}/seed-{seed}" for seed in range(args.seed, args.seed + args.num_seeds)]
     assert len(set(folders)) == len(folders) > 1  # no two runs share a folder
 
 

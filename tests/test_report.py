@@ -14,6 +14,7 @@ from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -66,7 +67,8 @@ def test_tables_by_hand(runs, tmp_path):
     table = {tuple(row[:3]): row[3:] for row in rows_of((tmp_path / "out/tables.md").read_text())}
     low, high = np.percentile(np.random.default_rng(0).choice([20.0, 40.0, 60.0], (10_000, 3)).mean(1), (2.5, 97.5))
     assert table["drawer-open-v2", "500", "ipl_iql"] == [
-        "3", "20", "success, %", f"40.0 [{low:.1f}, {high:.1f}]", "100.0 [100.0, 100.0]"]  # fmt: skip
+        "3", "20", "success, %", mean := f"40.0 [{low:.1f}, {high:.1f}]", "100.0", mean,
+        "100.0 [100.0, 100.0]"]  # fmt: skip
     assert table["drawer-open-v2", "500", "mr_iql"][1:4] == ["10", "success, %", "10.0 [10.0, 10.0]"]
     assert table["hopper-medium-expert-v2", "100", "ipl_iql"][2:4] == ["D4RL score", "75.0 [50.0, 100.0]"]
     iqm = stats.trim_mean([20, 40, 60, 20, 40, 60], 0.25)
@@ -74,6 +76,43 @@ def test_tables_by_hand(runs, tmp_path):
     assert table["ipl_iql", "500", "success, %"][3].startswith(f"{iqm:.1f} [")
     tex = (tmp_path / "out/tables.tex").read_text()
     assert r"drawer-open-v2 & 500 & ipl\_iql & 3 & 20 & success, \%" in tex
+
+
+def test_rules_of_reporting(tmp_path):
+    """final, paper, last and best per seed of 21 evaluations of two seeds, by hand; paper smoothed as the original."""
+    curves = np.random.default_rng(0).integers(0, 21, (2, 21)) / 20
+    for seed, values in enumerate(curves, 1):
+        write_run(tmp_path / "runs", "ipl_iql", "drawer-open-v2", 500, seed, list(values))
+    late = 100 * curves[:, [19, 20]].mean(1)  # steps 190 and 200 of 200; 180 is the end of the tenth before
+    for smooth in (1, 5, 50):
+        report.main(ReportArgs((tmp_path / "runs",), tmp_path / "out", smooth=smooth))
+        (row,) = [row for row in rows_of((tmp_path / "out/tables.md").read_text()) if row[0] == "drawer-open-v2"]
+        width = min(smooth, 21)
+        paper = 100 * np.convolve(curves.mean(0), np.ones(width) / width, "valid").max()
+        found = [float(cell.split(" [")[0]) for cell in row[6:]]
+        wanted = [late.mean(), paper, 100 * curves[:, -1].mean(), 100 * curves.max(1).mean()]
+        assert found == pytest.approx(wanted, abs=0.051)
+    explained = (tmp_path / "out/tables.md").read_text().split("\n")[-2]
+    assert "moving average over 50 evaluations" in explained and "in that tenth: 2." in explained
+    assert report.Seed(tmp_path, {}, pd.DataFrame({"value": [3.0]}, index=[0]), "score", 1, "").final == 3  # at once
+
+
+def test_curves_show_each_task_once(tmp_path):
+    """At the number of pairs that most methods have; the CSV has all, smoothed where there are many evaluations."""
+    for pairs, methods in ((500, ("ipl_iql", "mr_iql")), (4000, ("ipl_iql",))):
+        for method in methods:
+            write_run(tmp_path / "runs", method, "drawer-open-v2", pairs, 1, [0.0, 1.0] * 24)
+    groups = report.group(report.read_seeds(ReportArgs((tmp_path / "runs",))))
+    (tmp_path / "out").mkdir()
+    assert [path.name for path in report.curves(groups, "step", 1, tmp_path / "out")][1:] == [
+        "curves.png",
+        "curves.pdf",
+    ]
+    table = pd.read_csv(tmp_path / "out/curves.csv")
+    assert set(zip(table["pairs"], table["method"], strict=True)) == {
+        (500, "ipl_iql"), (500, "mr_iql"), (4000, "ipl_iql")}  # fmt: skip
+    assert set(table["mean"][table["updates"].between(10, 460)].round(3)) == {33.333, 66.667}  # 48 evaluations: of 3
+    assert report.shown_pairs(groups) == {"drawer-open-v2": 500}
 
 
 def test_report_is_the_same_every_time(runs, tmp_path):
@@ -89,14 +128,14 @@ def test_report_is_the_same_every_time(runs, tmp_path):
 
 
 def test_published_results_are_what_the_report_makes_of_them(tmp_path):
-    """docs/results.md and results/report, from results/ by one command: `python -m tools.report results --out
-    results/report --into docs/results.md`. Tables to the byte; pictures but for another processor's rounding."""
-    page, published = tmp_path / "results.md", REPOSITORY / "results/report"
-    page.write_text((REPOSITORY / "docs/results.md").read_text())
+    """docs/results.md and results/report, from results/ by the command that docs/results.md shows. Tables to the byte;
+    pictures but for what another processor rounds otherwise."""
+    source, published, page = REPOSITORY / "docs/results.md", REPOSITORY / "results/report", tmp_path / "results.md"
+    shutil.copy(source, page)
     call = [sys.executable, "-m", "tools.report", "results", "--out", str(tmp_path / "report"), "--into", str(page)]
     done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    assert page.read_text() == (REPOSITORY / "docs/results.md").read_text()
+    assert done.returncode == 0 and "skipped" not in done.stderr and "ends at step" not in done.stderr, done.stderr
+    assert page.read_text() == source.read_text()
     assert sorted(path.name for path in published.iterdir()) == sorted(p.name for p in (tmp_path / "report").iterdir())
     for path in (tmp_path / "report").iterdir():
         if path.suffix in (".md", ".tex", ".csv"):
@@ -106,24 +145,31 @@ def test_published_results_are_what_the_report_makes_of_them(tmp_path):
             assert new.shape == old.shape and np.abs(new - old).mean() < 4e-4
 
 
-def test_published_results_are_those_of_the_published_commands():
-    """results/ holds the seeds of sweeps/published.sh, all of them and no others, with its arguments."""
-    shown = subprocess.run(["bash", REPOSITORY / "sweeps/published.sh"], capture_output=True, text=True, check=True)
-    expected = set()
+@pytest.mark.parametrize("sweep", ["published", "small"])
+def test_published_results_are_those_of_the_sweep(sweep):
+    """Every run in results/SWEEP is one of sweeps/SWEEP.sh's, with its arguments. Runs enter as they finish."""
+    shown = subprocess.run(["bash", REPOSITORY / f"sweeps/{sweep}.sh"], capture_output=True, text=True, check=True)
+    found = {path.parent for path in (REPOSITORY / "results" / sweep).rglob("config.json")}
     for line in shown.stdout.splitlines():
         _, script, *words = shlex.split(line)
         module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
         args = parse_args(default_args(module.Args, module.DEFAULTS, words), words)
         for seed in range(args.seed, args.seed + args.num_seeds):
-            folder = REPOSITORY / "results" / Path(args.run_dir).relative_to("runs/published") / f"seed-{seed}"
+            folder = REPOSITORY / "results" / Path(args.run_dir).relative_to("runs") / f"seed-{seed}"
+            if folder not in found:
+                continue
+            found.remove(folder)
             config = json.loads((folder / "config.json").read_text())
             wanted = stored(args) | {"seed": seed}
             for name in set(config["args"]) - {"data_dir", "run_dir"}:  # a flag that came later has its default
                 assert config["args"][name] == wanted.get(name), (folder, name)
-            assert Path("results", *Path(config["args"]["run_dir"]).parts[1:]) == folder.parent.relative_to(REPOSITORY)
             assert config["algorithm"] == module.ALGORITHM
-            expected.add(folder)
-    assert {path.parent for path in (REPOSITORY / "results").rglob("config.json")} == expected
+            assert report.read_seed(folder, "").finished
+    assert not found  # of no command
+
+
+def test_results_are_of_sweeps():
+    assert {path.name for path in (REPOSITORY / "results").iterdir()} <= {"published", "small", "report"}
 
 
 def test_tables_go_into_a_document(runs, tmp_path):
@@ -143,7 +189,7 @@ def test_an_evaluation_without_any_number_is_skipped(runs, tmp_path, capsys):
     bad = write_run(runs, "iql", "drawer-open-v2", 500, 1, [0.0])
     (bad / "eval.csv").write_text("step,episodes,return_mean,return_std,success,score,length\n0,20,,,,,\n")
     report.main(ReportArgs((runs,), tmp_path / "out"))
-    assert f"warning: {bad}: skipped (ValueError" in capsys.readouterr().err
+    assert f"warning: {bad}: skipped: eval.csv has no return_mean yet" in capsys.readouterr().err
 
 
 def test_runs_from_before_a_flag_are_not_those_with_it(tmp_path, capsys):
@@ -162,7 +208,7 @@ def test_filters_axes_and_metrics(runs, tmp_path, capsys):
     report.main(ReportArgs((runs,), tmp_path / "o", wanted, "wall-clock", "return_mean"))
     table = rows_of(capsys.readouterr().out)
     assert {row[0] for row in table if row[0].endswith("-v2")} == {"drawer-open-v2"}
-    (mine,) = [row for row in table if row[2] == "ipl_iql" and len(row) == 8]
+    (mine,) = [row for row in table if row[2] == "ipl_iql" and len(row) == 10]
     assert mine[5] == "return" and mine[6].startswith("40.0")
     report.main(ReportArgs((runs,), tmp_path / "p", (), "pairs"))
     assert not (tmp_path / "p/curves.png").exists() and (tmp_path / "p/scaling.pdf").exists()
@@ -283,6 +329,7 @@ def test_bad_folders_are_named_and_nothing_is_status_2(runs, tmp_path, capsys):
     report.main(ReportArgs((runs, tmp_path / "nowhere"), tmp_path / "out"))
     errors = capsys.readouterr().err
     assert all(f"{folder}: skipped" in errors for folder in bad.values()) and "nowhere: no such folder" in errors
+    assert f"{bad['no-eval']}: skipped: no eval.csv yet" in errors and "FileNotFoundError" not in errors
     nowhere = ReportArgs((tmp_path / "nowhere",))
     wrong = {
         "no run is left": {"filter": (("env=none",),)},
@@ -296,7 +343,11 @@ def test_bad_folders_are_named_and_nothing_is_status_2(runs, tmp_path, capsys):
     for file in runs.rglob("time.csv"):
         file.unlink()
     wrong["no run has a time.csv"] = {"x": "wall-clock"}
-    for said, args in {"no run to": nowhere, **{k: ReportArgs((runs,), **v) for k, v in wrong.items()}}.items():
+    for said, args in {
+        "no run to": nowhere,
+        "name a folder that holds runs": ReportArgs(()),
+        **{k: ReportArgs((runs,), **v) for k, v in wrong.items()},
+    }.items():
         with pytest.raises(InputError, match=said):
             report.main(args)
     call = [sys.executable, "-m", "tools.report", str(tmp_path / "nowhere")]
@@ -322,7 +373,8 @@ def test_evaluate_a_saved_actor(whole):
     assert said[0] == said[1] and re.search(r"ipl_iql on drawer-open-v2 after 40 updates, 4 episodes", said[0])
     assert re.search(r"success +0\.000 +95 % interval 0\.000 to 0\.490", said[0])  # Wilson, 0 of 4
     assert call(seed / "final.pt", "--episodes", 4, "--seed", 5).stdout != said[0]
-    for words, advice in (((seed / "checkpoint.pt",), "name a best.pt or final.pt\n"),  # and ends so, not: delete it
+    for words, advice in (((seed,), "is a folder; name a best.pt or final.pt in it\n"),
+                          ((seed / "checkpoint.pt",), "name a best.pt or final.pt\n"),  # and ends so, not: delete it
                           ((seed / "none.pt",), "none.pt"), ((seed / "final.pt", "--episodes", 0), "--episodes"),
                           ((), "best.pt or final.pt")):  # fmt: skip
         wrong = call(*words)

@@ -66,7 +66,12 @@ def load_act(algorithm: str) -> Act:
 def read_actor(path: Path) -> tuple[dict, Actor]:
     """What best.pt or final.pt says, and its actor's arrays. InputError: it is no such file."""
     if not path.is_file():
-        raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; name a best.pt or final.pt")
+        where = (
+            "is a folder; name a best.pt or final.pt in it"
+            if path.is_dir()
+            else "no such file; name a best.pt or final.pt"
+        )
+        raise InputError(f"{path}: {where}")
     saved = read_saved(path, ("algorithm", "env", "step", "actor"), "name a best.pt or final.pt")
     return saved, {name: p.float().numpy() for name, p in saved["actor"].items()}
 

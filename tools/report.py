@@ -4,13 +4,12 @@
     python -m tools.report runs/ablations --filter env=drawer-open-v2 --x wall-clock
 
 Writes tables.md, tables.tex, curves.png, .pdf and .csv and, where runs of a method differ in their number of pairs,
-scaling.png and .pdf.
+scaling.png and .pdf. The note under the tables explains their columns.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import fnmatch
 import glob
 import json
@@ -18,32 +17,25 @@ import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import pandas as pd
 import tyro
 
 from common import suites
 from common.cli import parse_args, user_errors
 from common.files import InputError, atomic
-from common.folder import INCIDENTAL, headline
+from common.folder import INCIDENTAL
 from tools.evaluate import bootstrap
 
-NAMES = {"success": "success, %", "score": "D4RL score", "return_mean": "return"}  # of the metrics
+NAMES = {"score": "D4RL score", "success": "success, %", "return_mean": "return"}  # of the metrics, the first counts
 SCALE = {"success": 100.0}  # shown in percent
 UNSET = "unset"  # an argument that there was not yet when a run was made
-METHODS = (
-    "ipl_iql",
-    "mr_iql",
-    "ipl_awac",
-    "ipl_xql",
-    "pt_iql",
-    "iql",
-    "cpl",
-    "bc",
-)  # each looks the same in all pictures
-# Okabe and Ito's colours, told apart by the colour-blind; line styles and markers tell them apart in grey print.
+METHODS = ("ipl_iql", "mr_iql", "ipl_awac", "ipl_xql", "pt_iql", "iql", "cpl", "bc")  # look the same in all pictures
+# Okabe and Ito's colours, told apart by the colour-blind; dashes and markers tell them apart in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-STYLES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES, MARKERS = ("", (4, 1.5), (4, 1.2, 1, 1.2), (1, 1)), ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 @dataclass
@@ -58,11 +50,13 @@ class ReportArgs:
     """keep runs with ARGUMENT=PATTERN, e.g. 'env=drawer-*' algorithm=ipl_iql num_preferences=500"""
     x: str = "step"
     """x-axis of the curves: step, wall-clock (data, training and evaluation of the process, with all seeds that it
-    trained at once), or pairs (no curves, last values against the number of pairs)"""
+    trained at once), or pairs (no curves, only final against the number of pairs)"""
     metric: str = ""
-    """success, score or return_mean; empty: the first of score, success and return that there is"""
+    """success, score or return_mean; empty: the first of score, success and return_mean that there is"""
     into: str = ""
     """Markdown file whose lines between `<!-- report -->` and `<!-- end of report -->` become the tables"""
+    smooth: Annotated[int, "[1, inf)"] = 1
+    """evaluations in the moving average of `paper`; the curves are averaged over at least a sixteenth of training"""
 
 
 @dataclass
@@ -71,47 +65,57 @@ class Seed:
 
     folder: Path
     args: dict  # of config.json, with `algorithm`; `preferences`, `dataset`: the files' fingerprints
-    step: np.ndarray  # (K,) of the evaluations
-    value: np.ndarray  # (K,) the metric, in percent where it is the success
-    seconds: np.ndarray  # (K,) wall-clock, NaN where time.csv does not say
+    curve: pd.DataFrame  # step -> value: the metric, success in percent; seconds: wall-clock, NaN without time.csv
     metric: str
     episodes: int  # of the last evaluation
     commit: str  # of the code; with a + where files were changed
 
     @property
+    def step(self) -> int:
+        """Of the last evaluation."""
+        return int(self.curve.index[-1])
+
+    @property
     def finished(self) -> bool:
-        return self.step[-1] >= self.args["total_steps"]
+        return self.step >= self.args["total_steps"]
+
+    @property
+    def late(self) -> pd.Series:
+        """The evaluations in the last tenth of training; the last alone where that tenth holds no other."""
+        return self.curve.value[10 * (self.step - self.curve.index) < max(self.step, 1)]
+
+    @property
+    def final(self) -> float:
+        return self.late.mean()
 
 
 # ---------------------------------------------------------------- reading
 def read_seed(folder: Path, metric: str) -> Seed:
-    """Raises ValueError, KeyError or OSError where config.json or eval.csv is missing, damaged or empty."""
+    """Raises ValueError, KeyError, TypeError, AttributeError or OSError where config.json or eval.csv is missing,
+    damaged or empty."""
     config = json.loads((folder / "config.json").read_text())
     data = {name: config.get("dataset_fingerprint", {}).get(name) for name in ("preferences", "dataset")}
     args = {**config["args"], **data, "algorithm": config["algorithm"]}
     for kind, names in ((str, ("algorithm", "env")), (int, ("seed", "num_preferences", "total_steps"))):
         for name in names:
             if not isinstance(args[name], kind):
-                raise ValueError(f"{name} is {args[name]!r}")
-    with open(folder / "eval.csv", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]
-    if not rows:
-        raise ValueError("no evaluation yet")
-    metric = metric or headline(rows[0])[0]
-    rows = [row for row in rows if row[metric]]
-    if not rows:
-        raise ValueError(f"eval.csv has no {metric}")
-    step = np.array([int(row["step"]) for row in rows])
-    value = np.array([float(row[metric]) for row in rows]) * SCALE.get(metric, 1.0)
-    if not np.isfinite(value).all():
-        raise ValueError(f"eval.csv holds a {metric} that is not finite")
-    seconds = {}
-    with contextlib.suppress(OSError, ValueError, KeyError, csv.Error), open(folder / "time.csv", newline="") as file:
-        for row in csv.DictReader(file):
-            seconds[int(row["step"])] = sum(float(v or 0) for k, v in row.items() if k and k.startswith("time/"))
+                raise InputError(f"config.json: {name} is {args[name]!r}")
+    rows = pd.read_csv(folder / "eval.csv", dtype=str, keep_default_na=False, na_values=[""])
+    rows = rows.dropna(subset=rows.columns[-1])  # a row that was cut
+    metric = metric or next((name for name in NAMES if name in rows and rows[name].notna().any()), "return_mean")
+    rows = rows.dropna(subset=metric)
+    if rows.empty:
+        raise InputError(f"eval.csv has no {metric} yet")
+    curve = pd.DataFrame({"value": rows[metric].astype(float).to_numpy() * SCALE.get(metric, 1.0)},
+                         index=rows["step"].astype(int).rename("step"))  # fmt: skip
+    if not np.isfinite(curve.value).all():
+        raise InputError(f"eval.csv holds a {metric} that is not finite")
+    curve["seconds"] = np.nan
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        times = pd.read_csv(folder / "time.csv", index_col="step").filter(like="time/").sum(axis=1)
+        curve["seconds"] = times[~times.index.duplicated(keep="last")].reindex(curve.index)
     commit = str(config.get("git_commit"))[:7] + ("+" if config.get("git_dirty") else "")
-    seconds = np.array([seconds.get(s, np.nan) for s in step])
-    return Seed(folder, args, step, value, seconds, metric, int(rows[-1]["episodes"]), commit)
+    return Seed(folder, args, curve, metric, int(rows["episodes"].iloc[-1]), commit)
 
 
 def read_seeds(args: ReportArgs) -> list[Seed]:
@@ -120,6 +124,8 @@ def read_seeds(args: ReportArgs) -> list[Seed]:
     Raises:
         InputError: there is nothing to report.
     """
+    if not args.runs:
+        raise InputError("name a folder that holds runs, such as runs or results")
     folders: dict[Path, Path] = {}  # where a folder is -> by which name it was found
     for path in args.runs:
         if not path.is_dir():
@@ -133,8 +139,11 @@ def read_seeds(args: ReportArgs) -> list[Seed]:
     for folder in sorted(folders.values()):
         try:
             seeds.append(read_seed(folder, args.metric))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-            print(f"warning: {folder}: skipped ({type(error).__name__}: {error})", file=sys.stderr)
+        except (InputError, FileNotFoundError) as error:
+            reason = f"no {Path(error.filename).name} yet" if isinstance(error, FileNotFoundError) else error
+            print(f"warning: {folder}: skipped: {reason}", file=sys.stderr)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            print(f"warning: {folder}: skipped: damaged ({type(error).__name__}: {error})", file=sys.stderr)
     if not seeds:
         where = " ".join(map(str, args.runs))
         raise InputError(f"{where}: no run to report; a run's folder holds config.json, eval.csv")
@@ -177,7 +186,7 @@ def group(seeds: list[Seed]) -> dict[tuple[str, int, str], list[Seed]]:
     varied = {key for key, found in values.items() if len(found) > 1}
     varied |= {(method, suite(env), name) for method, env, name in varied if name not in ("preferences", "dataset")}
     groups = defaultdict(list)
-    for seed in sorted(seeds, key=lambda seed: (seed.args["seed"], -seed.step[-1])):  # of twins the one that went on
+    for seed in sorted(seeds, key=lambda seed: (seed.args["seed"], -seed.step)):  # of twins the longer one
         method, env = seed.args["algorithm"], seed.args["env"]
         own = [f"{name}={words(seed.args.get(name, UNSET))}" for name in names
                if {(method, env, name), (method, suite(env), name)} & varied]  # fmt: skip
@@ -208,17 +217,24 @@ def unfinished(seeds: list[Seed]) -> str:
 
 def span(seeds: list[Seed]) -> str:
     """The steps at which seeds stand."""
-    steps = sorted({int(seed.step[-1]) for seed in seeds})
+    steps = sorted({seed.step for seed in seeds})
     return (str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}") + unfinished(seeds)
 
 
-def main_table(groups: dict) -> list[list[str]]:
-    """One row a group: the last evaluation of its seeds, and the best of each."""
-    rows = [["task", "pairs", "method", "seeds", "steps", "metric", "last evaluation", "best evaluation"]]
+def together(seeds: list[Seed], column: str = "value") -> pd.DataFrame:
+    """(K, S): a column of every seed's curve, at the steps that all of them have."""
+    return pd.concat([seed.curve[column] for seed in seeds], axis=1, join="inner")
+
+
+def main_table(groups: dict, smooth: int) -> list[list[str]]:
+    """One row a group; `note` explains the columns."""
+    rows = [["task", "pairs", "method", "seeds", "steps", "metric", "final", "paper", "last", "best per seed"]]
     for (env, pairs, method), seeds in groups.items():
-        last, best = (np.array([choose(seed.value) for seed in seeds]) for choose in (lambda v: v[-1], np.max))
-        rows.append([env, str(pairs or "all"), method, str(len(seeds)), span(seeds),
-                     NAMES[seeds[0].metric], cell(last), cell(best)])  # fmt: skip
+        mean = together(seeds).mean(axis=1)
+        paper = mean.rolling(min(smooth, len(mean))).mean().max()
+        final, last, best = np.array([(s.final, s.curve.value.iloc[-1], s.curve.value.max()) for s in seeds]).T
+        rows.append([env, str(pairs or "all"), method, str(len(seeds)), span(seeds), NAMES[seeds[0].metric],
+                     cell(final), f"{paper:.1f}", cell(last), cell(best)])  # fmt: skip
     return rows
 
 
@@ -227,7 +243,7 @@ def iqm_table(groups: dict) -> list[list[str]]:
     found = defaultdict(lambda: defaultdict(dict))
     for (env, pairs, method), seeds in groups.items():
         found[suite(env), seeds[0].metric, pairs][method][env] = seeds
-    rows = [["method", "pairs", "metric", "tasks", "seeds", "steps", "interquartile mean, last evaluation"]]
+    rows = [["method", "pairs", "metric", "tasks", "seeds", "steps", "interquartile mean of final"]]
     for (_, metric, pairs), methods in sorted(found.items()):
         methods = {method: tasks for method, tasks in methods.items() if len(tasks) > 1}
         same = len({frozenset(tasks) for tasks in methods.values()}) < 2
@@ -239,7 +255,7 @@ def iqm_table(groups: dict) -> list[list[str]]:
             if count < max(map(len, tasks.values())):
                 print(f"warning: {method}, {pairs} pairs: interquartile mean of the first {count} seeds of each task, "
                       "some have more", file=sys.stderr)  # fmt: skip
-            point, low, high = interquartile_mean([[seed.value[-1] for seed in seeds[:count]]
+            point, low, high = interquartile_mean([[seed.final for seed in seeds[:count]]
                                                    for seeds in tasks.values()])  # fmt: skip
             rows.append([method, str(pairs or "all"), NAMES[metric],
                          str(len(tasks)) if same else f"{len(tasks)}: {', '.join(tasks)}", str(count),
@@ -265,41 +281,46 @@ def interquartile_mean(scores: list[list[float]]) -> tuple[float, float, float]:
 def ablation_table(seeds: list[Seed]) -> list[list[str]]:
     """Mean score by the value of each argument that varies: over the settings of all other arguments, tasks and methods
     in which every value of it was run, each setting with the mean of its seeds."""
-    rows = [["argument", "value", "settings", "runs", "mean of last evaluations"]]
+    rows = [["argument", "value", "settings", "runs", "mean of final"]]
     skip = {"seed", *INCIDENTAL} - {"preferences", "dataset"}
     if len({seed.metric for seed in seeds}) > 1:
         return rows
     for name in sorted({name for seed in seeds for name in seed.args} - skip - {"env", "algorithm"}):
-        settings: dict[str, dict] = defaultdict(lambda: defaultdict(list))  # all other arguments -> value -> results
-        for seed in seeds:
-            rest = {k: v for k, v in seed.args.items() if k not in skip | {name}}
-            value = json.dumps(seed.args.get(name, UNSET))
-            settings[json.dumps(rest, sort_keys=True)][value].append(seed.value[-1])
-        settings = {rest: results for rest, results in settings.items() if len(results) > 1}  # else nothing to compare
-        values = {value: json.loads(value) for results in settings.values() for value in results}
-        whole = [results for results in settings.values() if len(results) == len(values)]
+        runs = pd.DataFrame({
+            "others": [json.dumps({k: v for k, v in seed.args.items() if k not in skip | {name}}, sort_keys=True)
+                       for seed in seeds],
+            "value": [json.dumps(seed.args.get(name, UNSET)) for seed in seeds],
+            "final": [seed.final for seed in seeds],
+        })  # fmt: skip
+        settings = runs.groupby(["others", "value"])["final"].agg(["mean", "size"]).unstack()
+        settings = settings[settings["mean"].count(axis=1) > 1].dropna(axis=1, how="all")  # else nothing to compare
+        whole = settings.dropna()
         if len(whole) < len(settings):
             print(f"warning: {name}: {len(settings) - len(whole)} of {len(settings)} settings lack some of its values "
                   "and are not in the table of arguments", file=sys.stderr)  # fmt: skip
+        values = {value: json.loads(value) for value in whole["mean"]} if len(whole) else {}
         for value in sorted(values, key=lambda v: (0, values[v]) if isinstance(values[v], float | int) else (1, v)):
-            found = [results[value] for results in whole]
-            if found:
-                rows.append([name, value.strip('"'), str(len(found)), str(sum(map(len, found))),
-                             f"{np.mean([np.mean(scores) for scores in found]):.1f}"])  # fmt: skip
+            rows.append([name, value.strip('"'), str(len(whole)), str(int(whole["size"][value].sum())),
+                         f"{whole['mean'][value].mean():.1f}"])  # fmt: skip
     return rows
 
 
-def note(seeds: list[Seed]) -> str:
+def note(seeds: list[Seed], smooth: int) -> str:
     """What the numbers are, and the code that made them."""
     commits, episodes = Counter(seed.commit for seed in seeds), sorted({seed.episodes for seed in seeds})
     code = ", ".join(f"{commit.removesuffix('+')} ({count} runs{', files changed' if commit[-1] == '+' else ''})"
                      for commit, count in sorted(commits.items()))  # fmt: skip
+    late = sorted({len(seed.late) for seed in seeds})
+    averaged = "" if smooth == 1 else f", after a moving average over {smooth} evaluations"
     return (
-        "In brackets: 95 % bootstrap interval over seeds; of 3 seeds it is the lowest and the highest, and holds "
-        "the true mean 3 times in 4, not 95 in 100. That of the interquartile mean, which leaves out the lowest "
-        "and the highest quarter of all runs, draws anew the seeds of each task. Last: at the last step. Best: "
-        "each seed's best evaluation, biased upwards, the more so the more a method wavers. Episodes of an "
-        f"evaluation: {', '.join(map(str, episodes))}. Code: {code}."
+        "Final: the mean of a seed's evaluations in the last tenth of training, averaged over seeds. "
+        f"Evaluations in that tenth: {', '.join(map(str, late))}. "
+        f"Paper: the maximum over training of the seeds' mean curve{averaged}. The original's plotter prints it; it is "
+        "biased upwards. Last: the evaluation at the last step. Best per seed: the mean of each seed's best "
+        "evaluation, biased upwards even more. In brackets: 95 % bootstrap interval over seeds. Of 3 seeds it is the "
+        "lowest and the highest, and holds the true mean 3 times in 4, not 95 in 100. The interquartile mean leaves "
+        "out the lowest and the highest quarter of all runs; its interval resamples the seeds of each task. "
+        f"Episodes of an evaluation: {', '.join(map(str, episodes))}. Code: {code}."
     )
 
 
@@ -309,142 +330,133 @@ def markdown(rows: list[list[str]]) -> str:
 
 
 def latex(rows: list[list[str]]) -> str:
-    def safe(text: str) -> str:
-        for sign in "&%_#":
-            text = text.replace(sign, "\\" + sign)
-        return text
-
-    body = [" & ".join(map(safe, row)) + r" \\" for row in rows]
+    escaped = str.maketrans({sign: "\\" + sign for sign in "&%_#"})
+    body = [" & ".join(word.translate(escaped) for word in row) + r" \\" for row in rows]
     return "\n".join([rf"\begin{{tabular}}{{{'l' * len(rows[0])}}}", r"\toprule", body[0], r"\midrule", *body[1:],
                       r"\bottomrule", r"\end{tabular}"])  # fmt: skip
 
 
 # ---------------------------------------------------------------- pictures
-def new_figure(panels: int):
-    import matplotlib.figure  # without pyplot, which keeps every figure and looks for a display
-
-    matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-                            "grid.alpha": 0.3, "pdf.fonttype": 42})  # fmt: skip
-    columns = min(panels, 3)
-    lines = -(-panels // columns)
-    figure = matplotlib.figure.Figure(figsize=(2.7 * columns, 2.4 * lines))
-    axes = figure.subplots(lines, columns, squeeze=False)
-    for axis in axes.flat[panels:]:
-        axis.set_visible(False)
-    return figure, list(axes.flat[:panels])
+def look(methods: set[str]) -> dict:
+    """seaborn's colour, dashes and marker of each method, no two alike among 32."""
+    order = enumerate([*METHODS, *sorted(methods - set(METHODS))])
+    styles = {m: (COLOURS[i % 8], DASHES[(i + i // 8) % 4], MARKERS[i % 8]) for i, m in order if m in methods}
+    palette, dashes, markers = ({m: style[k] for m, style in styles.items()} for k in range(3))
+    return {"palette": palette, "dashes": dashes, "markers": markers, "hue_order": list(styles)}
 
 
-def look(groups: dict) -> dict[str, dict]:
-    """The colour, line style and marker of each method, no two alike among 32."""
-    others = sorted({method for *_, method in groups} - set(METHODS))
-    return {method: {"color": COLOURS[i % 8], "linestyle": STYLES[(i + i // 8) % 4], "marker": MARKERS[i % 8]}
-            for i, method in enumerate([*METHODS, *others])}  # fmt: skip
+def draw(lines: pd.DataFrame, label: str, out: Path, name: str, points: bool = False) -> list[Path]:
+    """NAME.png and .pdf of `lines` (panel, metric, method, x, mean, low, high): a panel for each task, one legend below
+    all. `points`: with markers and error bars, and x in powers of two; otherwise with bands."""
+    import matplotlib
 
+    matplotlib.use("Agg")  # needs no display
+    import seaborn as sns
 
-def save_figure(figure, axes, out: Path, name: str) -> list[Path]:
-    """Write NAME.png and .pdf, with one legend below all panels."""
-    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    handles = {label: handles[label] for label in sorted(handles, key=rank)}
-    width, height = figure.get_size_inches()
-    columns = int(width / (0.6 + 0.08 * max(map(len, handles), default=1)))  # inches of a line and of a letter
-    columns = max(1, min(columns, len(handles)))
-    legend = 0.1 + 0.2 * -(-len(handles) // columns)
-    figure.set_size_inches(width, height + legend)
-    figure.tight_layout(rect=(0, legend / (height + legend), 1, 1))
-    figure.legend(handles.values(), handles.keys(), loc="lower center", ncol=columns, frameon=False)
+    methods, count = set(lines["method"]), lines["panel"].nunique()
+    style = look(methods)
+    if not points:
+        style["markers"] = False
+    sns.set_theme("paper", "whitegrid", rc={"pdf.fonttype": 42, "grid.alpha": 0.4, "axes.titlesize": 8})
+    grid = sns.relplot(lines, x="x", y="mean", hue="method", style="method", kind="line", col="panel", errorbar=None,
+                       col_wrap=2 if count in (2, 4) else min(count, 3), height=2.3, aspect=1.2, linewidth=1.3, **style,
+                       facet_kws={"sharex": False, "sharey": False, "legend_out": False})  # fmt: skip
+    for panel, axis in grid.axes_dict.items():
+        here = lines[lines["panel"] == panel]
+        for method, line in here.groupby("method"):
+            if points:
+                axis.vlines(line["x"], line["low"], line["high"], color=style["palette"][method], linewidth=1)
+            else:
+                axis.fill_between(line["x"], line["low"], line["high"], color=style["palette"][method], alpha=0.12,
+                                  linewidth=0)  # fmt: skip
+        metric = here["metric"].iloc[0]
+        axis.set(title=panel, xlabel=label, ylabel=NAMES[metric])
+        if metric in SCALE:
+            axis.set_ylim(-4, 104)
+        if points:
+            ticks = sorted(set(here["pairs"]))
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(ticks, list(map(str, ticks)))
+            axis.minorticks_off()
+        else:
+            axis.locator_params(axis="x", nbins=4)
+    grid.figure.tight_layout()
+    entry = 0.6 + 0.08 * max(map(len, methods))  # inches of a line and of its letters
+    columns = max(1, min(int(grid.figure.get_figwidth() / entry), len(methods)))
+    sns.move_legend(grid, "upper center", bbox_to_anchor=(0.5, 0), title=None, frameon=False, ncol=columns)
     paths = [out / f"{name}.png", out / f"{name}.pdf"]
-    figure.savefig(paths[0], dpi=150, bbox_inches="tight", metadata={"Software": None})
-    figure.savefig(paths[1], bbox_inches="tight", metadata={"CreationDate": None, "Producer": None})
+    grid.figure.savefig(paths[0], dpi=150, bbox_inches="tight", metadata={"Software": None})
+    grid.figure.savefig(paths[1], bbox_inches="tight", metadata={"CreationDate": None, "Producer": None})
+    matplotlib.pyplot.close(grid.figure)
     return paths
 
 
-def curve(method: str, seeds: list[Seed], x: str) -> np.ndarray:
-    """(K, 4) x, mean over seeds, low and high end of its 95 % interval, at the steps that all seeds have."""
+def curve(method: str, seeds: list[Seed], x: str, smooth: int) -> pd.DataFrame:
+    """(K, 4) x, mean over seeds, low and high end of its 95 % interval, at the steps that all seeds have. Each seed's
+    evaluations are averaged over `smooth` neighbours, at least over a sixteenth of them all."""
 
     def warn(seed: Seed, what: str) -> None:
         print(f"warning: {seed.folder}: {what}", file=sys.stderr)
 
     if x == "wall-clock":
-        seeds = [seed for seed in seeds if np.isfinite(seed.seconds).all() or warn(seed, "no time.csv, left out")]
-    last = max((seed.step[-1] for seed in seeds), default=0)
+        seeds = [seed for seed in seeds if seed.curve.seconds.notna().all() or warn(seed, "no time.csv, left out")]
+    last = max((seed.step for seed in seeds), default=0)
     for seed in seeds:
-        if seed.step[-1] < last:
-            warn(seed, f"ends at step {seed.step[-1]}, and so does the curve of {method}")
-    steps = sorted(set.intersection(*(set(seed.step) for seed in seeds))) if seeds else []
-    rows = []
-    for step in steps:
-        at = [float(step if x == "step" else seed.seconds[seed.step == step][0]) for seed in seeds]
-        values = np.array([seed.value[seed.step == step][0] for seed in seeds])
-        rows.append((np.mean(at), values.mean(), *bootstrap(values)))
-    return np.array(rows).reshape(-1, 4)
+        if seed.step < last:
+            warn(seed, f"ends at step {seed.step}, and so does the curve of {method}")
+    if not seeds:
+        return pd.DataFrame()
+    values = together(seeds)
+    values = values.rolling(max(smooth, len(values) // 16), center=True, min_periods=1).mean()
+    at = values.index if x == "step" else together(seeds, "seconds").mean(axis=1)
+    low, high = np.array([bootstrap(row) for row in values.to_numpy()]).reshape(-1, 2).T
+    return pd.DataFrame({"x": np.array(at, float), "mean": values.mean(axis=1).to_numpy(), "low": low, "high": high})
 
 
-def percent(axis, metric: str) -> None:
-    axis.set_ylabel(NAMES[metric])
-    if metric in SCALE:
-        axis.set_ylim(-4, 104)
+def shown_pairs(groups: dict) -> dict[str, int]:
+    """task -> the number of pairs that most methods have there, of several the largest."""
+    count = Counter(key[:2] for key in groups)
+    return {env: max((pairs for other, pairs in count if other == env), key=lambda p: (count[env, p], p or np.inf))
+            for env, _ in count}  # fmt: skip
 
 
-def curves(groups: dict, x: str, out: Path) -> list[Path]:
-    """Mean over seeds with its 95 % interval, a panel for each task and number of pairs; and the numbers as CSV."""
-    found = {key: line for key, seeds in groups.items() if len(line := curve(key[2], seeds, x))}
-    panels, styles, label = Counter(key[:2] for key in found), look(groups), "updates"
-    if x == "wall-clock":
-        label = "wall-clock of the process, s"
-    figure, axes = new_figure(len(panels))
-    for axis, (env, pairs) in zip(axes, panels, strict=True):
-        mark = ""
-        for (*panel, method), line in found.items():
-            if (env, pairs) == tuple(panel):
-                seeds, style = groups[env, pairs, method], styles[method]
-                mark = mark or unfinished(seeds)
-                at, mean, low, high = line.T
-                axis.plot(at, mean, label=method, markersize=3.5, linewidth=1.4, **style)
-                faint = 0.15 if panels[env, pairs] < 4 else 0.05  # many bands on one another would be one grey
-                axis.fill_between(at, low, high, color=style["color"], alpha=faint, linewidth=0)
-                for edge in (low, high):  # tells bands apart in grey
-                    axis.plot(at, edge, color=style["color"], linestyle=style["linestyle"], linewidth=0.4)
-                percent(axis, seeds[0].metric)
-        axis.set_title(f"{env}, {pairs or 'all'} pairs{mark}", fontsize=8)
-        axis.set_xlabel(label)
-        axis.locator_params(axis="x", nbins=4)
-    with open(out / "curves.csv", "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["task", "pairs", "method", "updates" if x == "step" else "seconds", "mean", "low", "high"])
-        for key, line in found.items():
-            writer.writerows([*key, *(f"{number:.6g}" for number in row)] for row in line)
-    return [out / "curves.csv", *save_figure(figure, axes, out, "curves")]
+def curves(groups: dict, x: str, smooth: int, out: Path) -> list[Path]:
+    """Mean over seeds with its 95 % interval, a panel for each task, at one number of pairs. All lines, of any
+    number of pairs, as CSV."""
+    found = {key: line for key, seeds in groups.items() if len(line := curve(key[2], seeds, x, smooth))}
+    lines = pd.concat(found, names=["task", "pairs", "method"]).reset_index(level=[0, 1, 2])
+    lines.rename(columns={"x": "updates" if x == "step" else "seconds"}).to_csv(
+        out / "curves.csv", index=False, float_format="%.6g", lineterminator="\n")  # fmt: skip
+    panels = {}
+    for env, pairs in shown_pairs(found).items():
+        mark = next(filter(None, (unfinished(groups[key]) for key in found if key[:2] == (env, pairs))), "")
+        panels[env, pairs] = f"{env}, {pairs or 'all'} pairs{mark}"
+    drawn = pd.concat([found[key].assign(panel=panels[key[:2]], method=key[2], metric=groups[key][0].metric)
+                       for key in found if key[:2] in panels])  # fmt: skip
+    label = "updates" if x == "step" else "wall-clock of the process, s"
+    return [out / "curves.csv", *draw(drawn, label, out, "curves")]
 
 
 def by_pairs(groups: dict) -> dict[str, dict[str, dict[int, np.ndarray]]]:
-    """task -> method -> number of pairs -> last evaluations, where a method has more than one number of pairs."""
+    """task -> method -> number of pairs -> final of each seed, where a method has more than one number of pairs."""
     found = defaultdict(lambda: defaultdict(dict))
     for (env, pairs, method), seeds in groups.items():
         if pairs:  # 0, all pairs, has no place on the axis
-            found[env][method][pairs] = np.array([seed.value[-1] for seed in seeds])
+            found[env][method][pairs] = np.array([seed.final for seed in seeds])
     scaled = {env: {m: results for m, results in methods.items() if len(results) > 1} for env, methods in found.items()}
     return {env: methods for env, methods in scaled.items() if methods}
 
 
 def scaling(groups: dict, out: Path) -> list[Path]:
-    """The last evaluation against the number of pairs, a panel for each task."""
-    tasks, styles = by_pairs(groups), look(groups)
-    figure, axes = new_figure(len(tasks))
-    for axis, (env, methods) in zip(axes, tasks.items(), strict=True):
+    """Final against the number of pairs, a panel for each task."""
+    metrics, rows = {env: seeds[0].metric for (env, *_), seeds in groups.items()}, []
+    for env, methods in by_pairs(groups).items():
         for i, (method, results) in enumerate(methods.items()):
-            pairs, means = np.array(sorted(results)), np.array([results[p].mean() for p in sorted(results)])
-            low, high = np.array([bootstrap(results[p]) for p in pairs]).T
-            beside = pairs * 2 ** (0.08 * (i - (len(methods) - 1) / 2))  # else the intervals hide one another
-            axis.errorbar(beside, means, yerr=(means - low, high - means), label=method, markersize=4, capsize=2,
-                          linewidth=1.4, **styles[method])  # fmt: skip
-        axis.set_xscale("log", base=2)
-        ticks = sorted({p for results in methods.values() for p in results})
-        axis.set_xticks(ticks, [str(p) for p in ticks])
-        axis.minorticks_off()
-        axis.set_title(env, fontsize=8)
-        axis.set_xlabel("pairs")
-        percent(axis, next(seeds for (e, *_), seeds in groups.items() if e == env)[0].metric)
-    return save_figure(figure, axes, out, "scaling")
+            beside = 2 ** (0.08 * (i - (len(methods) - 1) / 2))  # else the intervals hide one another
+            rows += [(env, metrics[env], method, pairs, pairs * beside, values.mean(), *bootstrap(values))
+                     for pairs, values in sorted(results.items())]  # fmt: skip
+    lines = pd.DataFrame(rows, columns=["panel", "metric", "method", "pairs", "x", "mean", "low", "high"])
+    return draw(lines, "pairs", out, "scaling", points=True)
 
 
 def main(args: ReportArgs) -> list[Path]:
@@ -466,13 +478,13 @@ def main(args: ReportArgs) -> list[Path]:
     seeds = [seed for seeds in groups.values() for seed in seeds]
     if args.x == "pairs" and not by_pairs(groups):
         raise InputError("--x pairs: no method has runs with more than one number of pairs on a task")
-    if args.x == "wall-clock" and not any(np.isfinite(seed.seconds).all() for seed in seeds):
+    if args.x == "wall-clock" and not any(seed.curve.seconds.notna().all() for seed in seeds):
         raise InputError("--x wall-clock: no run has a time.csv")
-    tables = [("", main_table(groups)), ("Interquartile mean over tasks and seeds", iqm_table(groups)),
+    tables = [("", main_table(groups, args.smooth)), ("Interquartile mean over tasks and seeds", iqm_table(groups)),
               ("By the value of an argument, all others alike", ablation_table(seeds))]  # fmt: skip
     tables = [(title, rows) for title, rows in tables if len(rows) > 1]
     text = "\n\n".join((f"{title}:\n\n" if title else "") + markdown(rows) for title, rows in tables)
-    explained = note(seeds)
+    explained = note(seeds, args.smooth)
     args.out.mkdir(parents=True, exist_ok=True)
     for name in ("curves.png", "curves.pdf", "curves.csv", "scaling.png", "scaling.pdf"):
         (args.out / name).unlink(missing_ok=True)  # of an earlier report
@@ -484,7 +496,7 @@ def main(args: ReportArgs) -> list[Path]:
         with atomic(Path(args.into)) as partial:
             partial.write_text(f"{before}{begin}\n\n{text}\n\n{explained}\n\n{end}{rest.partition(end)[2]}")
     if args.x != "pairs":
-        paths += curves(groups, args.x, args.out)
+        paths += curves(groups, args.x, args.smooth, args.out)
     if by_pairs(groups):
         paths += scaling(groups, args.out)
     print(f"{text}\n\n{explained}\n" + "\n".join(map(str, paths)))
