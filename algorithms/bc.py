@@ -102,7 +102,7 @@ class Args:
     """updates that clone all segments before those of --bc-data preferred"""
     use_replay: bool = False
     """clone the offline dataset instead of the segments"""
-    hidden_sizes: tuple[Annotated[int, "[1, inf)"], ...] = (256, 256, 256)
+    hidden_sizes: tuple[Annotated[int, "[1, inf)"], ...] = (256, 256, 256)  # [D16]
     """widths of the hidden layers, all networks"""
     dropout: Annotated[float, "[0, 1)"] = 0.25
     """dropout of the actor's hidden layers"""

@@ -6,8 +6,8 @@ without a reward model and without a value function.
 Preferences that follow the regret, not the reward, make alpha log pi(a|s) of the optimal policy its advantage. So the
 preference loss is one on the policy alone. For the first --bc-steps the policy clones the segments. One update then:
 
-    1. actor  contrastive loss on the segments' summed alpha log pi(a|s) = -alpha ||mu(s) - a||^2 (equation 5), biased
-              against the segment that is not preferred (equation 8)
+    1. actor  contrastive loss on the segments' summed alpha log pi(a|s) = -alpha ||mu(s) - a||^2, whose
+              bias lambda < 1 keeps the policy near the data
 
 --reference subtracts the log-probabilities of the policy at the end of cloning (CPL-KL).
 
@@ -19,6 +19,7 @@ Differences from the original code (github.com/jhejna/cpl):
     [D5] pairs are the first of one generated dataset (common/suites/metaworld.py), not of the released files.
     [D16] networks, learning rate, pairs a step and updates are those of the other scripts here, so that a comparison
          compares methods; the original's: docs/running.md.
+    [D17] --warmup-steps: the original's 10,000, times the share of its updates that is left (200,000 of 500,000).
 """
 
 from __future__ import annotations
@@ -111,13 +112,13 @@ class Args:
     """updates of cloning alone, before those of the contrastive loss"""
     bc_coeff: Annotated[float, "[0, inf)"] = 0.0
     """weight of cloning beside the contrastive loss"""
-    warmup_steps: Annotated[int, "[1, inf)"] = 4_000
+    warmup_steps: Annotated[int, "[1, inf)"] = 4_000  # [D17]
     """updates after cloning in which the learning rate rises linearly"""
     lr_multiplier: Annotated[float, "(0, inf)"] = 1.0
     """factor of the learning rate after cloning"""
     use_replay: bool = False
     """clone the offline dataset instead of the segments"""
-    hidden_sizes: tuple[Annotated[int, "[1, inf)"], ...] = (256, 256, 256)
+    hidden_sizes: tuple[Annotated[int, "[1, inf)"], ...] = (256, 256, 256)  # [D16]
     """widths of the hidden layers, all networks"""
     dropout: Annotated[float, "[0, 1)"] = 0.25
     """dropout of the actor's hidden layers"""

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Robomimic, human preferences: the paper's main table (Hejna & Sadigh 2023).
+# Robomimic, human preferences: the paper's main table (Hejna & Sadigh 2023), CPL and cloning.
 # Prints one command a setting; narrow it with the variables below, e.g. SEEDS="1 2" bash sweeps/robomimic.sh.
 # The SEEDS of one setting share a process; SEEDS_PER_RUN=1 gives each its own. ARGS is added to every command.
 set -euo pipefail
 # shellcheck source=sweeps/seeds.bash
 . "$(dirname "$0")/seeds.bash"
-METHODS=${METHODS:-ipl_iql mr_iql pt_iql iql}
+METHODS=${METHODS:-ipl_iql mr_iql pt_iql iql cpl bc}
 TASKS=${TASKS:-lift-ph lift-mh can-ph can-mh square-ph square-mh}
 
 for task in $TASKS; do

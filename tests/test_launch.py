@@ -56,7 +56,7 @@ def test_sweeps_narrow():
     one = lines(REPOSITORY / "sweeps/locomotion.sh", METHODS="iql", TASKS="x", SEEDS_PER_RUN="2")
     assert [line.split(" --run-dir")[0][-20:] for line in one] == [
         "-seed 1 --num-seeds 2"[-20:], "-seed 3 --num-seeds 2"[-20:], "-seed 5 --num-seeds 1"[-20:]]  # fmt: skip
-    assert len(lines(REPOSITORY / "sweeps/metaworld.sh")) == 5 * 5 * 4
+    assert len(lines(REPOSITORY / "sweeps/metaworld.sh")) == 5 * 7 * 4
     ablations = lines(REPOSITORY / "sweeps/ablations.sh", TASKS="drawer-open-v2", CHI2_COEFF="", BETA="")
     assert [re.search(r"--expectile \S+|$", line)[0] for line in ablations] == [
         "", "--expectile 0.6", "--expectile 0.7", "--expectile 0.8", "--expectile 0.9"]  # fmt: skip

@@ -12,11 +12,11 @@ from tests.conftest import command, environment
 
 def last_success(folder, script: str, *arguments) -> list[float]:
     """Train with the defaults on drawer-open-v2 in `folder`; the last evaluation's success of every seed."""
-    args = ["--env", "drawer-open-v2", "--run-dir", "run", *arguments]
+    args = ["--env", "drawer-open-v2", "--run-dir", script, *arguments]
     done = subprocess.run(command(script, *args), **{**environment(folder / "data", folder), "timeout": 7000})
     assert done.returncode == 0, done.stderr
     found = []
-    for path in sorted((folder / "run").glob("seed-*/eval.csv")):
+    for path in sorted((folder / script).glob("seed-*/eval.csv")):
         with open(path, newline="") as file:
             found.append(float(list(csv.DictReader(file))[-1]["success"]))
     return found
@@ -49,3 +49,14 @@ def test_method_learns_drawer_open(tmp_path, script, steps, seeds, more):
     arguments = ["--total-steps", steps, "--eval-every", steps, "--num-preferences", 0, "--num-seeds", seeds]
     success = last_success(tmp_path, script, *arguments, *more)
     assert sum(success) / len(success) >= 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_cpl_is_better_than_cloning(tmp_path):
+    """`pytest -m slow tests/test_learning.py -k cloning`: 4,000 pairs, 10,000 updates each, three seeds.
+    SEEN"""
+    arguments = ["--total-steps", 10_000, "--eval-every", 10_000, "--num-seeds", 3]
+    cloned = last_success(tmp_path, "bc", *arguments)
+    learned = last_success(tmp_path, "cpl", *arguments, "--bc-steps", 4000, "--warmup-steps", 400)
+    assert sum(learned) > sum(cloned), (learned, cloned)

@@ -375,6 +375,7 @@ def test_shared_arguments_have_the_same_words():
         ).body
         for field, help_text in zip(body[1::2], body[2::2], strict=True):
             name = field.target.id
-            # the dataset joins the segments or replaces them; a window has transitions or steps; what follows cloning
-            if name not in ("use_replay", "segment_length", "bc_steps"):
+            # the dataset joins the segments or replaces them; two papers' alpha; transitions or all steps of a window;
+            # what follows cloning
+            if name not in ("use_replay", "alpha", "segment_length", "bc_steps"):
                 assert words.setdefault(name, help_text.value.value) == help_text.value.value, name
