@@ -92,6 +92,10 @@ def test_replay_rows_stay_together():
     assert torch.equal(batch["next_obs"][..., 0], row + 300) and torch.equal(batch["terminal"], row % 2)
 
 
+def test_window_0_is_the_whole_segment():
+    assert same(next(make().batches([0], 5, 3, 0)), next(make().batches([0], 5, 3, LENGTH)))
+
+
 @pytest.mark.parametrize(("pairs", "window"), [(PAIRS + 1, 4), (0, 4), (2, LENGTH + 1), (2, 1)])
 def test_impossible_sizes_are_refused(pairs, window):
     with pytest.raises(InputError, match="choose"):
