@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -23,7 +21,6 @@ from common.files import InputError
 from common.folder import stored
 from tests.conftest import REPOSITORY
 from tools import report
-from tools.evaluate import interval
 from tools.report import ReportArgs
 
 
@@ -353,31 +350,3 @@ def test_bad_folders_are_named_and_nothing_is_status_2(runs, tmp_path, capsys):
     call = [sys.executable, "-m", "tools.report", str(tmp_path / "nowhere")]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-
-
-def test_intervals():
-    assert interval(np.array([1.0] * 10)) == pytest.approx((0.7225, 1.0), abs=1e-3)  # Wilson
-    low, high = interval(np.array([1.0, 2.0, 3.0]))
-    assert 1 <= low < 2 < high <= 3
-
-
-# ---------------------------------------------------------------- a saved actor
-def test_evaluate_a_saved_actor(whole):
-    seed = whole()
-
-    def call(*words, **more) -> subprocess.CompletedProcess:
-        line = [sys.executable, "-m", "tools.evaluate", *map(str, words)]
-        return subprocess.run(line, capture_output=True, text=True, cwd=REPOSITORY, env={**os.environ, **more})
-
-    said = [call(seed / "final.pt", "--episodes", 4, "--workers", workers).stdout for workers in (1, 2)]
-    assert said[0] == said[1] and re.search(r"ipl_iql on drawer-open-v2 after 40 updates, 4 episodes", said[0])
-    assert re.search(r"success +0\.000 +95 % interval 0\.000 to 0\.490", said[0])  # Wilson, 0 of 4
-    assert call(seed / "final.pt", "--episodes", 4, "--seed", 5).stdout != said[0]
-    for words, advice in (((seed,), "is a folder; name a best.pt or final.pt in it\n"),
-                          ((seed / "checkpoint.pt",), "name a best.pt or final.pt\n"),  # and ends so, not: delete it
-                          ((seed / "none.pt",), "none.pt"), ((seed / "final.pt", "--episodes", 0), "--episodes"),
-                          ((), "best.pt or final.pt")):  # fmt: skip
-        wrong = call(*words)
-        assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and advice in wrong.stderr.lower()
-    wrong = call(seed / "final.pt", "--video", 1, MUJOCO_GL="glx")
-    assert wrong.returncode == 2 and "libosmesa6" in wrong.stderr and "--video: MUJOCO_GL=glx" in wrong.stderr

@@ -1,45 +1,64 @@
-"""Evaluate a saved actor on fresh goals, and film it.
+"""Evaluate saved actors on fresh goals, film them, compare them, and take one elsewhere.
 
 python -m tools.evaluate runs/drawer-open-v2/ipl_iql/seed-1/best.pt --episodes 100 --video 3
+python -m tools.evaluate runs/drawer-open-v2/ipl_iql/seed-1/best.pt --export policy.onnx
+
+act = load_actor("runs/drawer-open-v2/ipl_iql/seed-1/best.pt")
+action = act(obs)
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import tyro
 from scipy import stats
 from tqdm import tqdm
 
 from common import suites
 from common.cli import parse_args, user_errors
-from common.files import InputError
+from common.files import InputError, atomic
 from common.rollouts import Act, Actor, Workers, available_cpus, require_rendering, rollout, travelling
 from common.seeds import seed_of
 from common.states import read_saved
 
+OPSET = 18
+"""of ONNX files"""
+EXPORT_ERROR = 1e-5
+"""largest difference between an ONNX file's actions and `act`'s that rounding explains"""
+
 
 @dataclass
 class EvaluateArgs:
-    """Evaluate a saved actor (best.pt or final.pt of a run) on fresh goals."""
+    """Evaluate saved actors (best.pt or final.pt of a run) on fresh goals; several on the same ones."""
 
-    actor: tyro.conf.Positional[Path]
-    """best.pt or final.pt in a seed's folder"""
+    actors: tyro.conf.Positional[tuple[Path, ...]]
+    """best.pt or final.pt in a seed's folder; the first one is what further ones are compared with"""
     episodes: Annotated[int, "[1, inf)"] = 100
-    """episodes"""
+    """episodes of each actor"""
     seed: Annotated[int, "[0, 4294967295]"] = 1_000_000
     """of the goals; training evaluates with the small seeds of its runs"""
     video: Annotated[int, "[0, inf)"] = 0
     """write MP4s of the first so many episodes, into videos/ beside the actor"""
+    export: str = ""
+    """write the actor to this file as ONNX instead of evaluating it"""
     workers: Annotated[int, "[0, 1024]"] = 0
     """processes; 0: one a core"""
 
 
+# ---------------------------------------------------------------- intervals
 def bootstrap(values: np.ndarray) -> tuple[float, float]:
     """95 % interval of the mean, from 10,000 resamples (percentiles); the mean itself where there is one value."""
     rng = np.random.default_rng(0)
@@ -56,11 +75,31 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def load_act(algorithm: str) -> Act:
-    """The function `act` of algorithms/ALGORITHM.py."""
+def paired_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean of `second` - `first`, (N,) each, of the same episodes.
+
+    Bonett and Price's where all values are 0 or 1 (2012; it adds one episode to either kind of disagreement, so that
+    no disagreement at all leaves no interval of width zero), else the bootstrap's over episodes.
+    """
+    if not np.isin((first, second), (0, 1)).all():
+        return bootstrap(second - first)
+    n = len(first) + 2
+    gained, lost = (((second - first == sign).sum() + 1) / n for sign in (1, -1))
+    half = stats.norm.ppf(0.975) * np.sqrt((gained + lost - (gained - lost) ** 2) / n)
+    return float(max(gained - lost - half, -1)), float(min(gained - lost + half, 1))
+
+
+# ---------------------------------------------------------------- a saved actor
+def load_script(algorithm: str):
+    """The module algorithms/ALGORITHM.py."""
     if importlib.util.find_spec(f"algorithms.{algorithm}") is None:
         raise InputError(f"algorithms/{algorithm}.py: no such script; the actor was trained by it")
-    return importlib.import_module(f"algorithms.{algorithm}").act
+    return importlib.import_module(f"algorithms.{algorithm}")
+
+
+def load_act(algorithm: str) -> Act:
+    """The function `act` of algorithms/ALGORITHM.py."""
+    return load_script(algorithm).act
 
 
 def read_actor(path: Path) -> tuple[dict, Actor]:
@@ -76,30 +115,127 @@ def read_actor(path: Path) -> tuple[dict, Actor]:
     return saved, {name: p.float().numpy() for name, p in saved["actor"].items()}
 
 
-def main(args: EvaluateArgs) -> dict[str, np.ndarray]:
-    """Print mean and interval of success, score, return and length. Returns every episode's."""
-    saved, actor = read_actor(args.actor)
-    task, act = suites.resolve(saved["env"], saved.get("max_episode_steps", 0)), load_act(saved["algorithm"])
+def load_actor(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
+    """A policy to take away: `action = load_actor("best.pt")(obs)`.
+
+    Returns:
+        A function of one observation (O,) or a batch (..., O) -> actions (..., A) in [-1, 1]; numpy in and out.
+
+    Raises:
+        InputError: the file is no best.pt or final.pt, or its script is not there.
+    """
+    saved, actor = read_actor(Path(path))
+    return functools.partial(load_act(saved["algorithm"]), actor)
+
+
+class Mean(torch.nn.Module):
+    """A script's `policy` as a module: obs (batch, O) -> the mean action (batch, A), clipped to [-1, 1] as in `act`."""
+
+    def __init__(self, policy, actor: Actor):
+        super().__init__()
+        self.policy = policy
+        for name, array in actor.items():
+            self.register_buffer(name, torch.from_numpy(array).unsqueeze(0))
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        return self.policy(dict(self.named_buffers()), obs.unsqueeze(0))[0][0].clamp(-1, 1)
+
+
+def export(path: Path, saved: dict, actor: Actor, obs_dim: int) -> float:
+    """Write an actor as ONNX: float32 `obs` (batch, O) -> `action` (batch, A).
+
+    Returns:
+        The largest difference from `act` over 1,000 random observations.
+
+    Raises:
+        InputError: the packages are missing, there is no such folder, or the file's actions are not those of `act`.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 (torch's exporter imports it)
+    except ImportError as error:
+        lines = (Path(__file__).resolve().parent.parent / "requirements.txt").read_text().splitlines()
+        packages = next(line for line in lines if line.startswith("#onnx:")).removeprefix("#onnx:").split("#")[0]
+        raise InputError(f"--export: needs {error.name}; pip install {' '.join(packages.split())}") from None
+    if not path.parent.is_dir():
+        raise InputError(f"--export {path}: no such folder; make {path.parent} first")
+    script, batch = load_script(saved["algorithm"]), torch.export.Dim("batch")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with atomic(path) as partial, warnings.catch_warnings(action="ignore"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            torch.onnx.export(
+                Mean(script.policy, actor), (torch.zeros(2, obs_dim),), partial, input_names=["obs"], dynamo=True,
+                output_names=["action"], dynamic_shapes=({0: batch},), opset_version=OPSET, external_data=False,
+            )  # fmt: skip
+        session = onnxruntime.InferenceSession(partial.read_bytes(), providers=["CPUExecutionProvider"])
+        obs = np.random.default_rng(0).normal(size=(1000, obs_dim)).astype(np.float32)
+        error = float(np.abs(session.run(None, {"obs": obs})[0] - script.act(actor, obs)).max())
+        if not error <= EXPORT_ERROR:
+            raise InputError(
+                f"--export: policy and act of {saved['algorithm']}.py differ by {error:.2g}; make them one"
+            )
+    return error
+
+
+# ---------------------------------------------------------------- evaluation
+def table(found: list[dict[str, np.ndarray]]) -> list[str]:
+    """Lines of a table: means with 95 % intervals, one row an actor; then every further actor minus the first one."""
+
+    def row(name: str, cells: list[tuple]) -> str:
+        return name + "".join(f"  {mean:10.3f} {f'[{low:.3f}, {high:.3f}]':22}" for mean, (low, high) in cells)
+
+    lines = [" " * 10 + "".join(f"  {name:>10} {'':22}" for name in found[0])]
+    for i, columns in enumerate(found, start=1):
+        lines.append(row(f"{f'[{i}]':10}", [(values.mean(), interval(values)) for values in columns.values()]))
+    for i, columns in enumerate(found[1:], start=2):
+        pairs = [(found[0][name], values) for name, values in columns.items()]
+        cells = [((values - first).mean(), paired_interval(first, values)) for first, values in pairs]
+        lines.append(row(f"{f'[{i}] - [1]':10}", cells))
+    return [line.rstrip() for line in lines]
+
+
+def main(args: EvaluateArgs) -> list[dict[str, np.ndarray]]:
+    """Print mean and interval of success, score, return and length. Returns every episode's, one dict an actor."""
+    loaded = [read_actor(path) for path in args.actors]
+    tasks = [suites.resolve(saved["env"], saved.get("max_episode_steps", 0)) for saved, _ in loaded]
+    acts = [load_act(saved["algorithm"]) for saved, _ in loaded]
+    if not loaded:
+        raise InputError("no actor; name a best.pt or final.pt in a seed's folder")
+    for path, task in zip(args.actors, tasks, strict=True):
+        if task != tasks[0]:
+            raise InputError(f"{path}: acts in {task.env}, {args.actors[0]} in {tasks[0].env}, or with another "
+                             "--max-episode-steps; compare actors of one environment")  # fmt: skip
+    if args.export:
+        if len(loaded) > 1:
+            raise InputError(f"--export: takes one actor, not {len(loaded)}")
+        error = export(Path(args.export), *loaded[0], tasks[0].obs_dim)
+        print(f"{args.export}: opset {OPSET}, obs (batch, {tasks[0].obs_dim}) -> action (batch, {tasks[0].act_dim}); "
+              f"differs from act by {error:.1e} at most")  # fmt: skip
+        return []
     workers = Workers(args.workers or available_cpus())
-    folder = args.actor.parent / "videos"
-    videos = [folder / f"{args.actor.stem}-episode-{i}.mp4" if i < args.video else None for i in range(args.episodes)]
+    jobs, seeds = [], [seed_of(args.seed, i) for i in range(args.episodes)]
+    for path, task, act, (_, actor) in zip(args.actors, tasks, acts, loaded, strict=True):
+        name = str(path.parent / "videos" / path.stem)
+        jobs += [(task, travelling(act), actor, seed, Path(f"{name}-episode-{i}.mp4") if i < args.video else None)
+                 for i, seed in enumerate(seeds)]  # fmt: skip
     try:
         if args.video:
-            require_rendering(workers, task, "--video")
-        jobs = [(task, travelling(act), actor, seed_of(args.seed, i), video) for i, video in enumerate(videos)]
-        with tqdm(total=args.episodes, desc=task.env, unit="episode", disable=None) as bar:
-            found = workers.run(rollout, jobs, lambda _: bar.update())
+            require_rendering(workers, tasks[0], "--video")
+        with tqdm(total=len(jobs), desc=tasks[0].env, unit="episode", disable=None) as bar:
+            rows = workers.run(rollout, jobs, lambda _: bar.update())
     finally:
         workers.close()
-    names = [name for name, value in found[0].items() if value is not None]
-    columns = {name: np.array([row[name] for row in found], dtype=float) for name in names}
-    print(f"{args.actor}: {saved['algorithm']} on {task.env} after {saved['step']} updates, {args.episodes} episodes")
-    for name, values in columns.items():
-        low, high = interval(values)
-        print(f"{name:8} {values.mean():10.3f}   95 % interval {low:.3f} to {high:.3f}")
-    for video in filter(None, videos):
-        print(video)
-    return columns
+    names = [name for name, value in rows[0].items() if value is not None]
+    parts = [rows[k : k + args.episodes] for k in range(0, len(rows), args.episodes)]
+    found = [{name: np.array([row[name] for row in part], dtype=float) for name in names} for part in parts]
+    for i, (path, task, (saved, _)) in enumerate(zip(args.actors, tasks, loaded, strict=True), start=1):
+        print(f"[{i}] {path}: {saved['algorithm']} on {task.env} after {saved['step']} updates")
+    same = ", the same goals for all actors" if len(loaded) > 1 else ""
+    print(f"{args.episodes} episodes{same}; mean [95 % interval]", *table(found), sep="\n")
+    for *_, video in jobs:
+        if video:
+            print(video)
+    return found
 
 
 if __name__ == "__main__":

@@ -1,0 +1,107 @@
+"""tools.evaluate: a saved actor on fresh goals, several compared, one taken elsewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from algorithms import ipl_iql
+from common import suites
+from common.cli import parse_args
+from common.files import InputError, read_arrays
+from tests.conftest import REPOSITORY
+from tools import evaluate
+from tools.evaluate import EvaluateArgs, interval, load_actor, paired_interval, read_actor
+
+
+def call(*words, **more) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "tools.evaluate", *map(str, words)]
+    return subprocess.run(line, capture_output=True, text=True, cwd=REPOSITORY, env={**os.environ, **more})
+
+
+def test_intervals():
+    assert interval(np.array([1.0] * 10)) == pytest.approx((0.7225, 1.0), abs=1e-3)  # Wilson
+    low, high = interval(np.array([1.0, 2.0, 3.0]))
+    assert 1 <= low < 2 < high <= 3
+
+
+def test_paired_interval():
+    ones, zeros = np.ones(10), np.zeros(10)
+    low, high = paired_interval(ones, ones)
+    # Bonett and Price by hand: one of 12 for either disagreement, 0 +- 1.96 sqrt((2 / 12) / 12)
+    assert (low, high) == pytest.approx((-0.23099, 0.23099), abs=1e-4)
+    low, high = paired_interval(zeros, ones)
+    assert 0.5 < low < high == 1.0
+    # the goals' own differences cancel: paired, a gain of 1 is seen beside a spread of 100
+    goals = np.random.default_rng(0).normal(0, 100, 50)
+    assert paired_interval(goals, goals + 1) == pytest.approx((1, 1))
+
+
+def test_evaluate_a_saved_actor(whole):
+    seed = whole()
+
+    said = [call(seed / "final.pt", "--episodes", 4, "--workers", workers).stdout for workers in (1, 2)]
+    assert said[0] == said[1] and re.search(r"ipl_iql on drawer-open-v2 after 40 updates\n4 episodes", said[0])
+    assert re.search(r"\[1\] .* 0\.000 \[0\.000, 0\.490\]", said[0])  # Wilson, 0 of 4
+    assert call(seed / "final.pt", "--episodes", 4, "--seed", 5).stdout != said[0]
+    for words, advice in (((seed / "checkpoint.pt",), "name a best.pt or final.pt\n"),  # and ends so, not: delete it
+                          ((seed / "none.pt",), "none.pt"), ((seed / "final.pt", "--episodes", 0), "--episodes"),
+                          ((), "best.pt or final.pt")):  # fmt: skip
+        wrong = call(*words)
+        assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and advice in wrong.stderr.lower()
+    wrong = call(seed / "final.pt", "--video", 1, MUJOCO_GL="glx")
+    assert wrong.returncode == 2 and "libosmesa6" in wrong.stderr and "--video: MUJOCO_GL=glx" in wrong.stderr
+
+
+def test_several_actors_meet_the_same_goals(whole, tmp_path, capsys):
+    seed = whole()
+    twice = evaluate.main(parse_args(EvaluateArgs((seed / "final.pt", seed / "final.pt"), episodes=2, workers=1), []))
+    assert all((twice[0][name] == twice[1][name]).all() for name in twice[0])
+    said = capsys.readouterr().out
+    assert "the same goals for all actors" in said and re.search(r"\[2\] - \[1\] +0\.000 \[0\.000, 0\.000\]", said)
+    saved, _ = read_actor(seed / "final.pt")
+    other = tmp_path / "other.pt"
+    evaluate.torch.save({**saved, "env": "sweep-into-v2"}, other)
+    wrong = call(seed / "final.pt", other)
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "sweep-into-v2" in wrong.stderr
+
+
+def test_load_actor(whole):
+    path = whole() / "best.pt"
+    act, (_, actor) = load_actor(path), read_actor(path)
+    obs = np.random.default_rng(0).normal(size=(7, 39))
+    batch = act(obs)
+    assert batch.shape == (7, 4) and np.abs(batch).max() <= 1 and (batch == ipl_iql.act(actor, obs)).all()
+    assert act(obs[0]).shape == (4,) and act(obs[0]) == pytest.approx(batch[0], abs=1e-6)
+    with pytest.raises(InputError, match=r"name a best\.pt or final\.pt"):
+        load_actor(path.parent)
+
+
+def test_onnx_equals_act(whole, data_dir, tmp_path):
+    """On 1,000 observations of the dataset; the packages are an extra that .ci/run installs."""
+    runtime = pytest.importorskip("onnxruntime", reason="pip install the line #onnx: of requirements.txt")
+    pytest.importorskip("onnxscript", reason="pip install the line #onnx: of requirements.txt")
+    best, path = whole() / "best.pt", tmp_path / "policy.onnx"
+    done = call(best, "--export", path)
+    assert done.returncode == 0 and "obs (batch, 39) -> action (batch, 4)" in done.stdout, done.stderr
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (dataset,) = (data_dir / "metaworld").glob("drawer-open-v2*.hdf5")
+    obs = read_arrays(dataset)["obs"][:1000].astype(np.float32)
+    (action,) = session.run(["action"], {"obs": obs})
+    assert len(obs) == 1000 and np.abs(action - load_actor(best)(obs)).max() <= 1e-6
+    assert session.run(None, {"obs": obs[:1]})[0].shape == (1, 4)
+    nowhere = call(best, "--export", tmp_path / "no/policy.onnx")
+    assert nowhere.returncode == 2 and "no such folder" in nowhere.stderr and nowhere.stderr.count("\n") == 1
+
+
+def test_export_without_its_packages_names_them(whole, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
+    saved, actor = read_actor(whole() / "best.pt")
+    with pytest.raises(InputError, match=r"pip install onnxscript==\S+ onnxruntime==\S+$"):
+        evaluate.export(tmp_path / "policy.onnx", saved, actor, suites.resolve(saved["env"]).obs_dim)
+    assert not list(tmp_path.iterdir())
