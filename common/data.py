@@ -10,7 +10,7 @@ from common import suites
 from common.buffers import PreferenceBuffer, ReplayBuffer
 from common.files import InputError, fingerprint
 from common.rollouts import Workers
-from common.suites.base import Preferences, Task, read_npz_pairs
+from common.suites.base import Labels, Preferences, Task, read_npz_pairs
 
 
 def read_preferences(path: Path, task: Task) -> Preferences:
@@ -32,21 +32,23 @@ def load(args, task: Task, workers: Workers, device: torch.device):
     """
     suite = suites.SUITES[task.suite]
     dataset = Path(args.dataset) if args.dataset else None
-    source = Path(args.preferences) if args.preferences else None
-    if source is None and args.preference_labels == "human":
-        source = suites.human_pairs(task, args.data_dir, workers.stop)
-    if dataset is None and (args.use_replay or source is None):
+    given, labels = [Path(args.preferences)] if args.preferences else [], Labels(())
+    if not given and args.preference_labels != "script":
+        labels = suites.labels_of(task, args.preference_labels)
+        given = suites.fetch(labels, args.data_dir, workers.stop)
+    if dataset is None and (args.use_replay or not given or labels.segment):
         dataset = suite.dataset(task, args.data_dir, workers)
-    source = source or dataset
-    p = read_preferences(source, task)
+    files = given or [dataset]
+    p = suite.read_labels(labels, files, dataset, task) if labels.segment else read_preferences(files[0], task)
     count = args.num_preferences or len(p.label)
     if count > len(p.label):
-        raise InputError(f"--num-preferences {count}: {source} holds {len(p.label)} pairs; 0 takes all of them")
+        raise InputError(f"--num-preferences {count}: {files[0]} holds {len(p.label)} pairs; 0 takes all of them")
     pairs = PreferenceBuffer(p.obs, p.action, p.start[:count], p.label[:count], p.length, p.reward, device)
     pairs.check(args.preference_batch_size, args.segment_length)
-    fingerprints, replay = {"preferences": fingerprint(source)}, None
+    fingerprints, replay = {"preferences": fingerprint(*files)}, None
+    if args.use_replay or labels.segment:
+        fingerprints["dataset"] = fingerprint(dataset)
     if args.use_replay:
         t = suite.read_transitions(dataset, task)
         replay = ReplayBuffer(t.obs, t.action, t.reward, t.next_obs, t.terminal, device)
-        fingerprints["dataset"] = fingerprint(dataset)
     return pairs, replay, fingerprints

@@ -7,10 +7,12 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -19,6 +21,14 @@ from tqdm import tqdm
 
 USERBLOCK = 512
 """bytes ahead of the HDF5 data, which HDF5 leaves to us: they begin with the SHA-256 of what follows"""
+TIMEOUT = 30
+"""seconds without an answer, or without a byte, after which the next address is tried"""
+PICKLED = {
+    *(("numpy", name) for name in ("ndarray", "dtype")),
+    *(("numpy._core.multiarray", name) for name in ("_reconstruct", "scalar")),
+    *(("numpy._core.numeric", "_frombuffer"), ("_codecs", "encode")),
+}
+"""what the pickle of an array calls, and all that `read_pickle` lets it call"""
 
 
 class InputError(ValueError):
@@ -90,15 +100,47 @@ def build_once(path: Path, build: Callable[[], None], stop: Callable[[], bool] =
     return path
 
 
-def download(url: str, path: Path, advice: str, stop: Callable[[], bool] = lambda: False, blob: str = "") -> None:
-    """Write the file at `url` to `path`, with a progress bar; nothing is left of one that is cut or wrong.
+@dataclass(frozen=True)
+class Remote:
+    """A file that others host."""
+
+    name: str  # its place in the data folder
+    urls: tuple[str, ...]  # its addresses, in the order in which they are tried
+    blob: str = ""  # git's id of the right content, where known
+
+
+def on_github(repository: str, commit: str, path: str, name: str, blob: str = "") -> Remote:
+    """A file of a commit of a public repository."""
+    return Remote(name, (f"https://raw.githubusercontent.com/{repository}/{commit}/{path}",), blob)
+
+
+def download(remote: Remote, path: Path, advice: str, stop: Callable[[], bool] = lambda: False) -> None:
+    """Write a remote file to `path`, from the first of its addresses that gives the right one.
 
     Args:
-        advice: what the user can do without it.  blob: git's id of the right content, where known.
+        advice: what the user can do without it.
 
     Raises:
-        InputError: it cannot be had, or is not what it should be.  Interrupted: `stop()` became true.
+        InputError: no address has it; names all that were tried.  Interrupted: `stop()` became true.
     """
+    failures = []
+    for url in remote.urls:
+        try:
+            with atomic(path) as partial:
+                _fetch(url, partial, path.name, stop)
+                _check_content(partial, remote)
+            return
+        except _Unusable as error:
+            failures.append(f"{url}: {error}")
+    raise InputError(f"{'; '.join(failures)}; {advice}")
+
+
+class _Unusable(ValueError):
+    """An address has no such file, or a wrong one."""
+
+
+def _fetch(url: str, partial: Path, shown: str, stop: Callable[[], bool]) -> None:
+    """Write what `url` gives to `partial`, with a progress bar."""
     from pooch import HTTPDownloader
 
     class Bar(tqdm):
@@ -107,22 +149,46 @@ def download(url: str, path: Path, advice: str, stop: Callable[[], bool] = lambd
                 raise Interrupted
             return super().update(n)
 
-    with atomic(path) as partial, Bar(desc=path.name, total=1, unit="B", unit_scale=True, disable=None) as bar:
+    with Bar(desc=shown, total=1, unit="B", unit_scale=True, disable=None) as bar:
         try:
-            HTTPDownloader(progressbar=bar, chunk_size=1 << 16)(url, str(partial), None)
+            HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=TIMEOUT)(url, str(partial), None)
         except OSError as error:  # all of requests' errors are
             reason = (str(error).split("Caused by ")[-1].splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{url}: cannot be downloaded ({reason}); {advice}") from None
-        content = partial.read_bytes() if blob else b""
-        if blob and hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != blob:
-            raise InputError(f"{url}: is not the file that was released (its git blob id differs); {advice}")
+            raise _Unusable(f"cannot be downloaded ({reason})") from None
+
+
+def _check_content(partial: Path, remote: Remote) -> None:
+    content = partial.read_bytes() if remote.blob else b""
+    if remote.blob and hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != remote.blob:
+        raise _Unusable("is not the file that was released (its git blob id differs)")
+    if remote.name.endswith(".hdf5"):
+        try:
+            h5py.File(partial, "r").close()  # HDF5 knows its own size; a page of text is none
+        except OSError as error:
+            raise _Unusable(f"is not a whole HDF5 file ({str(error).splitlines()[0]})") from None
+
+
+def probe(url: str) -> tuple[bool, str]:
+    """Whether a file is at `url`, and what the host says: "12.3 MB", or why not. Downloads nothing."""
+    import requests
+
+    try:
+        with requests.get(url, stream=True, timeout=TIMEOUT) as answer:
+            size = answer.headers.get("Content-Length", "")
+            said = f"{int(size) / 1e6:.1f} MB" if size.isdigit() else "size unknown"
+            return answer.ok, said if answer.ok else f"{answer.status_code} {answer.reason}"
+    except OSError as error:
+        return False, (str(error).split("Caused by ")[-1].splitlines() or [type(error).__name__])[0]
 
 
 # ---------------------------------------------------------------- arrays
-def fingerprint(path: Path) -> str:
-    """SHA-256 of a file, first 16 digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def fingerprint(*paths: Path) -> str:
+    """SHA-256 of a file, or of several in a row, first 16 digits."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()[:16]
 
 
 def write_hdf5(path: Path, arrays: dict[str, np.ndarray], protocol: dict) -> None:
@@ -149,10 +215,7 @@ def read_arrays(path: Path, wanted: Callable[[str], bool] = lambda name: True) -
     Raises:
         InputError: no such file, or not readable as one.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
-    if not os.access(path, os.R_OK):
-        raise InputError(f"{path}: you may not read it; check its permissions")
+    _require_readable(path)
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
@@ -176,6 +239,41 @@ def read_arrays(path: Path, wanted: Callable[[str], bool] = lambda name: True) -
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         remedy = "delete it if this code built or downloaded it, else make it again as .npz or .hdf5"
         raise InputError(f"{path}: cannot be read ({reason}); {remedy}") from error
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Calls what makes an array, and nothing else."""
+
+    def find_class(self, module: str, name: str):
+        module = module.replace("numpy.core", "numpy._core")  # numpy's name for it until 2.0
+        if (module, name) not in PICKLED:
+            raise pickle.UnpicklingError(f"it would call {module}.{name}")
+        return super().find_class(module, name)
+
+
+def read_pickle(path: Path) -> np.ndarray:
+    """The array, or list of numbers, that a pickle holds. No code in it is run.
+
+    Raises:
+        InputError: no such file, or it holds anything else.
+    """
+    _require_readable(path)
+    try:
+        with open(path, "rb") as file:
+            array = _ArrayUnpickler(file).load()
+        if not isinstance(array, np.ndarray | list):
+            raise ValueError(f"it holds {type(array).__name__}, not an array")
+        return np.asarray(array)
+    except Exception as error:  # damaged pickles raise many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: cannot be read ({reason}); delete it, so that it is downloaded again") from error
+
+
+def _require_readable(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: you may not read it; check its permissions")
 
 
 def _check_sum(path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_worker_imports_no_torch():
 def test_a_suite_keeps_the_contract(name):
     contract = [line.split("(")[0].split()[0] for line in suites.__doc__.splitlines() if line.startswith("    ")]
     wanted = [word for word in contract if word.isidentifier()]
-    assert {"canonical", "find", "make", "score", "dataset", "describe", "HUMAN_FILES"} <= set(wanted)
+    assert {"canonical", "find", "make", "score", "dataset", "describe", "remote", "LABELS"} <= set(wanted)
     assert not [word for word in wanted if not hasattr(suites.SUITES[name], word)]
 
 

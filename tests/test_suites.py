@@ -7,24 +7,26 @@ import hashlib
 import json
 import multiprocessing
 import os
+import pickle
 import re
 import subprocess
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+import common.files
 from algorithms.ipl_iql import act
 from common import data, suites
 from common.buffers import PreferenceBuffer
-from common.files import InputError, Interrupted
+from common.files import InputError, Interrupted, Remote, download, read_pickle
 from common.rollouts import Workers, evaluate, rollout
-from common.suites import SUITES, d4rl, human_pairs, identify, resolve, robomimic
-from common.suites.base import ACTION_LIMIT
+from common.suites import SUITES, d4rl, identify, resolve, robomimic
+from common.suites.base import ACTION_LIMIT, Labels
 from tests.conftest import REPOSITORY, command, environment
 from tools import dataset
 
@@ -49,7 +51,8 @@ def read_transitions(path: Path, env: str):
 
 
 def ensure_human(env: str, folder: Path, stop=lambda: False) -> Path:
-    return human_pairs(resolve(env), folder, stop)
+    (path,) = suites.fetch(suites.labels_of(resolve(env), "human"), folder, stop)
+    return path
 
 
 # ---------------------------------------------------------------- environments
@@ -131,7 +134,7 @@ def in_process(code: str, backend: str) -> str:
 
 def test_names():
     assert identify("hopper-medium-expert") == ("d4rl", HOPPER) and identify("lift-ph") == ("robomimic", "lift-ph")
-    assert [len(SUITES[suite].names()) for suite in ("metaworld", "robomimic", "d4rl")] == [50, 6, 6]
+    assert [len(SUITES[suite].names()) for suite in ("metaworld", "robomimic", "d4rl")] == [50, 6, 9]
     with pytest.raises(InputError, match="lift-ph"):
         identify("lift-hp")
 
@@ -393,7 +396,7 @@ def test_truncated_and_foreign_datasets_are_refused(files, tmp_path, env):
 
 
 def test_labels_nobody_made(tmp_path):
-    for env in ("drawer-open-v2", "halfcheetah-medium-expert-v2"):
+    for env in ("drawer-open-v2", "halfcheetah-medium-v2"):
         arguments = ["--env", env, "--preference-labels", "human"]
         done = subprocess.run(command("ipl_iql", *arguments), **environment(tmp_path, tmp_path))
         assert done.returncode == 2 and "nobody has labelled" in done.stderr and done.stderr.count("\n") == 1
@@ -421,14 +424,18 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def lift_labels(server: Server, name: str, blob: str) -> Labels:
+    url = f"http://127.0.0.1:{server.server_port}/{name}"
+    return Labels((Remote(f"preference_transformer/Lift/{name}", (url,), blob),))
+
+
 @pytest.fixture
 def server(monkeypatch, files):
     """A server of a human file for lift-ph; the table of git blob ids knows this file's."""
     server = Server(("127.0.0.1", 0), Handler)
     server.content = (files["folder"] / "lift.npz").read_bytes()
     blob = hashlib.sha1(b"blob %d\0" % len(server.content) + server.content).hexdigest()
-    monkeypatch.setattr(suites, "HUMAN_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setitem(robomimic.HUMAN_FILES, LIFT, ("Lift/pairs.npz", blob))
+    monkeypatch.setitem(robomimic.LABELS["human"], LIFT, lift_labels(server, "pairs.npz", blob))
     monkeypatch.delenv("IPL_DATA_DIR", raising=False)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -485,10 +492,10 @@ def test_wrong_content_and_a_cut_connection_leave_nothing(server, tmp_path):
 
 
 def test_no_server_and_no_such_file(server, tmp_path, monkeypatch):
-    monkeypatch.setitem(robomimic.HUMAN_FILES, LIFT, ("Lift/missing.npz", "0" * 40))
+    monkeypatch.setitem(robomimic.LABELS["human"], LIFT, lift_labels(server, "missing.npz", "0" * 40))
     with pytest.raises(InputError, match="404"):
         ensure_human(LIFT, tmp_path)
-    monkeypatch.setattr(d4rl, "URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(d4rl, "HOSTS", ("http://127.0.0.1:9",))
     with pytest.raises(InputError, match=r"http://127.0.0.1:9/hopper_medium_expert-v2.hdf5.*--no-use-replay"):
         d4rl.dataset(resolve(HOPPER), tmp_path, Workers(1))
 
@@ -509,6 +516,194 @@ def test_two_at_once_download_once(server, tmp_path):
     assert [process.exitcode for process in both] == [0, 0] and server.hits == 1 and left(tmp_path) == ["pairs.npz"]
 
 
+# ---------------------------------------------------------------- mirrors
+class Mirror(BaseHTTPRequestHandler):
+    """Answers by the first word of the path: what may go wrong with a host."""
+
+    def do_GET(self):
+        how, right = self.path.split("/")[1], self.server.content
+        flipped = right[:99] + bytes([right[99] ^ 1]) + right[100:]
+        if how == "refuses":
+            self.send_error(403)
+        elif how == "stalls":
+            self.server.over.wait(20)
+        else:
+            content = {"flips": flipped, "cuts": right[: len(right) // 2], "says": b"<html>moved</html>"}.get(
+                how, right
+            )
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content) + (how == "breaks")))
+            self.end_headers()
+            self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def mirrors(files, monkeypatch):
+    """mirrors(name, *words) -> Remote with one address a word."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
+    server.over = threading.Event()
+    monkeypatch.setattr(common.files, "TIMEOUT", 0.5)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def remote(name: str, *how: str) -> Remote:
+        server.content = (files["folder"] / name).read_bytes()
+        blob = hashlib.sha1(b"blob %d\0" % len(server.content) + server.content).hexdigest()
+        urls = tuple(f"http://127.0.0.1:{server.server_port}/{word}/{name}" for word in how)
+        return Remote(f"d4rl/{name}", urls, "" if name.endswith("hdf5") else blob)
+
+    yield remote
+    server.over.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("bad", ["refuses", "stalls", "flips", "cuts", "breaks"])
+def test_the_next_address_is_tried(mirrors, files, tmp_path, bad):
+    path = tmp_path / "lift.npz"
+    download(mirrors("lift.npz", bad, "works"), path, "advice")
+    assert path.read_bytes() == (files["folder"] / "lift.npz").read_bytes()
+
+
+@pytest.mark.parametrize("bad", ["cuts", "says"])
+def test_a_file_without_a_checksum_must_be_a_whole_hdf5(mirrors, files, tmp_path, bad):
+    path = tmp_path / "hopper.hdf5"
+    download(mirrors("hopper.hdf5", bad, "works"), path, "advice")
+    assert path.read_bytes() == (files["folder"] / "hopper.hdf5").read_bytes()
+
+
+def test_the_last_error_names_all_addresses(mirrors, tmp_path):
+    how = ("refuses", "stalls", "flips", "cuts")
+    with pytest.raises(InputError) as error:
+        download(mirrors("lift.npz", *how), tmp_path / "lift.npz", "give a copy with --preferences")
+    said = str(error.value)
+    assert all(f"/{word}/lift.npz: " in said for word in how) and "403" in said and "timed out" in said
+    assert said.endswith("--preferences") and "\n" not in said and left(tmp_path) == []
+
+
+def test_check_downloads_nothing(mirrors, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(d4rl.LABELS["human"], HOPPER, Labels((mirrors("hopper.npz", "refuses", "works"),)))
+    monkeypatch.delitem(d4rl.LABELS["crowd"], HOPPER)
+    monkeypatch.setattr(d4rl, "remote", lambda task: mirrors("hopper.hdf5", "refuses", "stalls"))
+    monkeypatch.delenv("IPL_DATA_DIR", raising=False)
+    arguments = dataset.DatasetArgs(env=HOPPER, data_dir=tmp_path, check=True)
+    with pytest.raises(SystemExit, match="1"):
+        dataset.main(arguments)
+    said = capsys.readouterr().out
+    assert "hopper.npz: can be downloaded" in said and "hopper.hdf5: NOT TO BE HAD" in said and "403" in said
+    (tmp_path / "d4rl").mkdir()
+    (tmp_path / "d4rl/hopper.hdf5").write_bytes(b"mine")
+    assert dataset.main(arguments) is None
+    assert "hopper.hdf5: here" in capsys.readouterr().out and left(tmp_path) == ["hopper.hdf5"]
+
+
+# ---------------------------------------------------------------- labels by index
+def write_labels(folder: Path, env: str, whose: str, label, first, second, protocol: int = 2) -> Path:
+    """Pickles as Uni-RLHF and DPPO released them."""
+    for file, array in zip(d4rl.LABELS[whose][env].files, (label, first, second), strict=True):
+        path = folder / file.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(array if isinstance(array, bytes) else pickle.dumps(np.asarray(array), protocol))
+    return folder
+
+
+def qlearning_rows(terminal, timeout) -> list[int]:
+    """What d4rl.qlearning_dataset keeps, as its loop says."""
+    return [i for i in range(len(timeout) - 1) if not timeout[i]]
+
+
+@pytest.fixture
+def cheetah(tmp_path) -> Path:
+    """D4RL's layout and numbers: episodes of 300 steps; the second ends by itself, the third does both at once."""
+    rng, rows = np.random.default_rng(0), 1500
+    end = np.arange(rows) % 300 == 299
+    terminal, timeout = np.zeros(rows, bool), end.copy()
+    terminal[[599, 899]], timeout[599] = True, False
+    with h5py.File(tmp_path / "cheetah.hdf5", "w") as file:
+        file["observations"] = rng.normal(size=(rows, 17)).astype(np.float32)
+        file["actions"] = rng.uniform(-1, 1, (rows, 6)).astype(np.float32)
+        file["rewards"] = rng.normal(size=rows).astype(np.float32)
+        file["terminals"], file["timeouts"] = terminal, timeout
+    return tmp_path / "cheetah.hdf5"
+
+
+CROWDED = "halfcheetah-medium-v2"
+
+
+def read_crowd(folder: Path, path: Path, env: str = CROWDED, whose: str = "crowd"):
+    labels = suites.labels_of(resolve(env), whose)
+    return d4rl.read_labels(labels, suites.fetch(labels, folder), path, resolve(env))
+
+
+def test_labels_by_index_count_as_d4rl_counts(cheetah, tmp_path, monkeypatch):
+    monkeypatch.delenv("IPL_DATA_DIR", raising=False)
+    p = read_crowd(write_labels(tmp_path, CROWDED, "crowd", [0, 1, -1], [0, 500, 1296], [299, 899, 700]), cheetah)
+    with h5py.File(cheetah) as file:
+        keep = qlearning_rows(file["terminals"][()], file["timeouts"][()])
+        obs = file["observations"][()]
+    assert len(keep) == 1496 == len(p.obs) and p.length == 200 and p.label.tolist() == [0.0, 1.0, 0.5]
+    for (first, second), want in zip(p.start, ([0, 299], [500, 899], [1296, 700]), strict=True):
+        np.testing.assert_array_equal(p.obs[first : first + 200], obs[keep[want[0] : want[0] + 200]])
+        np.testing.assert_array_equal(p.obs[second : second + 200], obs[keep[want[1] : want[1] + 200]])
+    assert len(read_transitions(cheetah, CROWDED).obs) == 1497  # with the row that is terminal and timed out
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("touch hostile",)
+
+
+@pytest.mark.parametrize(
+    ("label", "first", "said"),
+    [
+        ([0, 1, 2], [0, 1, 2], "labels other than"),
+        ([], [], "labels other than"),
+        ([0.0, 1.0, 1.0], [0, 1, 2], "not whole numbers"),
+        ([0, 1], [0, 1, 2], "'rows' has shape"),
+        ([0, 1, 1], [0, 1, 1297], "past the 1496 rows"),
+        ([0, 1, 1], [0, 1, -1], "past the 1496 rows"),
+        (pickle.dumps(Hostile()), [0, 1, 2], "it would call"),
+        (pickle.dumps([0, 1, 1]), [0, 1, 2], "holds list"),
+        (b"not a pickle", [0, 1, 2], "cannot be read"),
+    ],
+)
+def test_wrong_labels_by_index_are_refused(cheetah, tmp_path, monkeypatch, label, first, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("IPL_DATA_DIR", raising=False)
+    write_labels(tmp_path, CROWDED, "crowd", label, first, first)
+    with pytest.raises(InputError, match=said) as error:
+        read_crowd(tmp_path, cheetah)
+    assert "\n" not in str(error.value) and not (tmp_path / "hostile").exists()
+
+
+def test_segments_drawn_within_episodes_may_not_cross_their_ends(cheetah, tmp_path, monkeypatch):
+    monkeypatch.delenv("IPL_DATA_DIR", raising=False)
+    env = "halfcheetah-medium-expert-v2"
+    write_labels(tmp_path, env, "human", [0, 1], [0, 199], [299, 399])
+    assert read_crowd(tmp_path, cheetah, env, "human").length == 100
+    write_labels(tmp_path, env, "human", [0, 1], [0, 199], [299, 200])
+    with pytest.raises(InputError, match="1 pairs cross an episode's end"):
+        read_crowd(tmp_path, cheetah, env, "human")
+
+
+def test_ipl_iql_trains_on_crowd_labels(cheetah, tmp_path):
+    write_labels(tmp_path / "data", CROWDED, "crowd", [0, 1] * 10, np.arange(20), 600 + np.arange(20))
+    arguments = ["--env", CROWDED, *SMALL.split(), "--total-steps", 20, "--eval-every", 20, "--dataset", cheetah]
+    arguments += ["--max-episode-steps", 20]
+    done = subprocess.run(command("ipl_iql", *arguments), **environment(tmp_path / "data", tmp_path))
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "runs" / CROWDED / "ipl_iql/seed-1/config.json").read_text())
+    assert config["args"]["preference_labels"] == "crowd" and set(config["dataset_fingerprint"]) == {
+        "preferences", "dataset"}  # fmt: skip
+    path = tmp_path / "data" / d4rl.LABELS["crowd"][CROWDED].files[0].name
+    path.write_bytes(pickle.dumps(Hostile()))
+    again = subprocess.run(command("ipl_iql", *arguments, "--overwrite"), **environment(tmp_path / "data", tmp_path))
+    assert again.returncode == 2 and again.stderr.count("\n") == 1 and "it would call" in again.stderr
+    assert not list(tmp_path.rglob("hostile"))
+
+
 # ---------------------------------------------------------------- the real human preferences
 HUMAN = next((folder for folder in (Path(os.environ.get("IPL_DATA_DIR") or "data"), REPOSITORY.parent / "shared/data")
               if (folder / "preference_transformer").is_dir()), None)  # fmt: skip
@@ -518,7 +713,7 @@ needs_human = pytest.mark.skipif(HUMAN is None, reason="no human preferences at 
 @needs_human
 def test_released_human_files_are_what_the_table_says():
     found = 0
-    for env, (name, blob) in (robomimic.HUMAN_FILES | d4rl.HUMAN_FILES).items():
+    for env, (name, blob) in (robomimic.HUMAN | d4rl.HUMAN).items():
         path = HUMAN / "preference_transformer" / name
         if not path.exists():
             continue
@@ -549,3 +744,23 @@ def test_ipl_iql_learns_from_human_preferences(tmp_path, env, least):
     ]
     scores = [float(row[4] or row[5]) for row in last]
     assert len(scores) == 3 and np.mean(scores) >= least
+
+
+REAL = next((folder for folder in (Path(os.environ.get("IPL_DATA_DIR") or "data"), REPOSITORY.parent / "shared/data")
+             if (folder / "crowd").is_dir()), None)  # fmt: skip
+
+
+@pytest.mark.skipif(REAL is None, reason="no crowd labels at hand: set IPL_DATA_DIR to their folder")
+def test_released_labels_by_index_are_what_the_tables_say():
+    """All of them; and halfcheetah's, whose episodes all have 999 rows, stay inside them: the rows are d4rl's."""
+    for whose, folder in (("crowd", "crowd"), ("human", "dppo")):
+        for env, labels in d4rl.LABELS[whose].items():
+            if not labels.segment or not (REAL / folder).is_dir():
+                continue
+            label, *start = (read_pickle(path) for path in suites.fetch(labels, REAL))
+            assert set(label) == {-1, 0, 1} and all(len(s) == len(label) for s in start)
+            for file in labels.files:
+                content = (REAL / file.name).read_bytes()
+                assert hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == file.blob
+            if "halfcheetah" in env:
+                assert max((s % 999).max() for s in start) + labels.segment <= 999

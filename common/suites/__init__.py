@@ -9,10 +9,13 @@ A suite's file has these functions:
                                              `info["success"]` where the task has a success
     score(task, episode_return) -> float | None  D4RL's normalised score, where there is one
     dataset(task, folder, workers, recipe) -> Path  its offline dataset, built or downloaded if it is not there
+    remote(task) -> Remote | None            where others host that dataset
     read_transitions(path, task) -> Transitions  the offline dataset
     read_pairs(path, task)   -> Preferences  pairs labelled from the offline dataset's rewards
     describe(path, task)     -> list[str]    the offline dataset in a few lines
-    HUMAN_FILES                              canonical id -> file of pairs labelled by people, its git blob id
+    LABELS                                   whose labels ("human", "crowd", ...) -> canonical id -> Labels
+
+and, where labels are by index, read_labels(labels, files, path, task) -> Preferences.
 
 What a suite does not have raises InputError and says what to do instead. No torch is imported here.
 """
@@ -26,15 +29,10 @@ from pathlib import Path
 
 import gymnasium
 
-from common.files import InputError, build_once, download
+from common.files import InputError, Remote, build_once, download
 from common.suites import d4rl, gym, metaworld, robomimic
-from common.suites.base import Task
+from common.suites.base import Labels, Task
 
-HUMAN_URL = (
-    "https://raw.githubusercontent.com/jhejna/inverse-preference-learning/8037b84c57c10383cc7b628a39c4f66b7e16358b/"
-    "datasets/preference_transformer"
-)
-"""Preference Transformer's human labels (Kim et al. 2023), in the form that IPL's authors released them"""
 SUITES = {"metaworld": metaworld, "robomimic": robomimic, "d4rl": d4rl, "gym": gym}
 
 
@@ -75,21 +73,29 @@ def score(task: Task, episode_return: float) -> float | None:
     return SUITES[task.suite].score(task, episode_return)
 
 
-def human_pairs(task: Task, folder: Path, stop: Callable[[], bool] = lambda: False) -> Path:
-    """The pairs that people labelled, in `folder` or IPL_DATA_DIR, else downloaded.
+def labels_of(task: Task, whose: str) -> Labels:
+    """What --preference-labels names. InputError: nobody has labelled the task so."""
+    labels = SUITES[task.suite].LABELS
+    if task.env not in labels.get(whose, {}):
+        others = ", ".join([kind for kind, files in labels.items() if task.env in files] + ["script"])
+        raise InputError(f"--preference-labels {whose}: nobody has labelled {task.env} so; take {others}, or "
+                         "--preferences FILE")  # fmt: skip
+    return labels[whose][task.env]
 
-    Raises:
-        InputError: nobody has labelled any, or they cannot be had.
-    """
-    files = SUITES[task.suite].HUMAN_FILES
-    if task.env not in files:
-        advice = "take --preference-labels script, or --preferences FILE"
-        raise InputError(f"--preference-labels human: nobody has labelled {task.env}; {advice}")
-    name, blob = files[task.env]
-    for at in (folder, Path(os.environ.get("IPL_DATA_DIR") or folder)):
-        for path in (at / "preference_transformer" / name, at / name):
-            if path.exists():
-                return path
-    path = folder / "preference_transformer" / name
-    url, advice = f"{HUMAN_URL}/{name}", "give a copy with --preferences"
-    return build_once(path, lambda: download(url, path, advice, stop, blob), stop)
+
+def fetch(labels: Labels, folder: Path, stop: Callable[[], bool] = lambda: False) -> list[Path]:
+    """Paths of the files of `labels`, in `folder` or IPL_DATA_DIR, else downloaded. InputError: they cannot be had."""
+    return [_fetch(file, folder, stop) for file in labels.files]
+
+
+def at_hand(file: Remote, folder: Path) -> Path | None:
+    """Where the file lies: in `folder` or IPL_DATA_DIR, with or without the first folder of its name."""
+    short = file.name.split("/", 1)[1]
+    folders = (folder, Path(os.environ.get("IPL_DATA_DIR") or folder))
+    return next((at / name for at in folders for name in (file.name, short) if (at / name).exists()), None)
+
+
+def _fetch(file: Remote, folder: Path, stop: Callable[[], bool]) -> Path:
+    path = folder / file.name
+    advice = f"put a copy at {path}, or give pairs with --preferences"
+    return at_hand(file, folder) or build_once(path, lambda: download(file, path, advice, stop), stop)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.files import InputError, read_arrays
+from common.files import InputError, Remote, on_github, read_arrays, read_pickle
 
 ACTION_LIMIT = 1 - 1e-5
 """actions are clipped to +-ACTION_LIMIT, as in the original"""
@@ -15,6 +15,8 @@ PAIRS = 10_000
 """pairs that are drawn from an offline dataset"""
 SCHEMA = 1
 """version of the datasets that this code builds"""
+IPL = ("jhejna/inverse-preference-learning", "8037b84c57c10383cc7b628a39c4f66b7e16358b")
+"""repository and commit of the pairs that IPL's authors released"""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,21 @@ class Recipe:
     noise: float = 1.0  # standard deviation, on scripted actions
     seed: int = 0
     pairs: int = PAIRS
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Pairs that others have labelled, as they released them."""
+
+    files: tuple[Remote, ...]  # one NPZ; or pickles: the labels, and the first rows of first and of second segments
+    segment: int = 0  # steps of a segment, where the files hold rows of the offline dataset
+    within: bool = True  # no segment crosses an episode's end
+
+
+def released_by_ipl(name: str, blob: str) -> Labels:
+    """Pairs of Preference Transformer (Kim et al. 2023), as an NPZ in the form that IPL's authors released."""
+    path = f"preference_transformer/{name}"
+    return Labels((on_github(*IPL, f"datasets/{path}", path, blob),))
 
 
 @dataclass
@@ -159,6 +176,31 @@ def read_npz_pairs(path: Path, task: Task) -> Preferences:
     obs = np.stack([arrays["obs_1"], arrays["obs_2"]]).astype(np.float32).reshape(-1, task.obs_dim)
     start = np.arange(2 * pairs).reshape(2, pairs).T * length
     return Preferences(obs, action, start, check_labels(path, arrays["label"], pairs), length)
+
+
+def pairs_by_index(labels: Labels, files: list[Path], path: Path, rows: Preferences, episode: np.ndarray):
+    """Pairs from pickles of labels (P,), -1 a tie, and of first rows (P,) of both segments.
+
+    Args:
+        rows: the dataset's obs, action and reward in the numbering of the files; episode: (T,) each row's.
+
+    Raises:
+        InputError: a label is none, or a segment is not inside the dataset of `path` or one of its episodes.
+    """
+    label = check(files[0], "labels", read_pickle(files[0]), (None,), kind=np.integer)
+    if not (len(label) and np.isin(label, (-1, 0, 1)).all()):
+        raise InputError(f"{files[0]}: holds labels other than 0 (first), 1 (second preferred) and -1 (tie)")
+    shape, steps = (len(label),), labels.segment
+    first = [check(file, "rows", read_pickle(file), shape, kind=np.integer) for file in files[1:]]
+    start = np.stack(first, 1).astype(np.int64)
+    if start.min() < 0 or start.max() + steps > len(rows.obs):
+        raise InputError(f"{files[1]}: has segments past the {len(rows.obs)} rows of {path}; is that the dataset "
+                         "they were drawn from?")  # fmt: skip
+    if labels.within and (crossing := episode[start] != episode[start + steps - 1]).any():
+        raise InputError(f"{files[1]}: {crossing.any(1).sum()} pairs cross an episode's end in {path}, and were drawn "
+                         "within episodes; is that the dataset they were drawn from?")  # fmt: skip
+    label = np.where(label < 0, 0.5, label).astype(np.float32)
+    return Preferences(rows.obs, rows.action, start, label, steps, rows.reward)
 
 
 # ---------------------------------------------------------------- this code's own HDF5

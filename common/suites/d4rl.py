@@ -1,4 +1,4 @@
-"""D4RL's locomotion: Gymnasium's -v4 environments, D4RL's HDF5 files, and human preferences."""
+"""D4RL's locomotion: Gymnasium's -v4 environments, D4RL's HDF5 files, and labels by people."""
 
 from __future__ import annotations
 
@@ -7,25 +7,30 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from common.files import InputError, build_once, download, read_arrays
+from common.files import InputError, Remote, build_once, download, on_github, read_arrays
 from common.suites.base import (
+    Labels,
     Preferences,
     Recipe,
     Task,
     Transitions,
     check,
     check_actions,
+    pairs_by_index,
     pairs_of_transitions,
+    released_by_ipl,
     require,
 )
 
-URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
+HOSTS = ("https://huggingface.co/datasets/imone/D4RL/resolve/main",
+         "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2")  # fmt: skip
+"""a copy; D4RL's own host, which has been down or has refused since 2025, and has no https"""
 SIMS = {  # Gymnasium's id, numbers of an observation and an action, returns of D4RL's random and expert policies
     "hopper": ("Hopper-v4", 11, 3, -20.272305, 3234.3),
     "walker2d": ("Walker2d-v4", 17, 6, 1.629008, 4592.3),
     "halfcheetah": ("HalfCheetah-v4", 17, 6, -280.178953, 12135.0),
 }
-HUMAN_FILES = {  # environment: file of human preferences, its git blob id
+HUMAN = {  # environment: file of human preferences, its git blob id
     "hopper-medium-expert-v2": (
         "hopper-medium-expert-v2/num100_human_train.npz", "e8104fff8d0a7c548e0850d07459296ac9b7335b"),
     "hopper-medium-replay-v2": (
@@ -35,12 +40,74 @@ HUMAN_FILES = {  # environment: file of human preferences, its git blob id
     "walker2d-medium-replay-v2": (
         "walker2d-medium-replay-v2/num500_human_train.npz", "b0074f35a77c0afd9c28b45784f47ce976537d9f"),
 }  # fmt: skip
+BY_INDEX = {  # environment: pairs, git blob ids of DPPO's labels (An et al. 2023), first and second rows
+    "halfcheetah-medium-expert-v2": (100, "0018c8e6100749c2424159348328d51c5d0c715d",
+        "d25d487ff50c490c4f3e1112df7cdcfb91bb1c9a", "9226e2efe9f3e91e4f0dced9135bba75a642dce2"),
+    "halfcheetah-medium-replay-v2": (500, "2d1f05ae3d8746ccbe768fc8309a2436ca29778f",
+        "2f08e55a83e527e6438de2000b987f908a77ea92", "e575c589687df95b6b838f868cc93e38e498b8ec"),
+}  # fmt: skip
+CROWD = {  # environment: what its files end with, git blob ids of Uni-RLHF's labels, first and second rows
+    "hopper-medium-v2": ("56a43ce26c274c57b041859cea924ba4",
+        "8049ffbd2e4bd1181e948ea9595d49a90d208723", "e320a0872ec43eedbe2bedbccb976fb5b57f327f",
+        "f372846f289754d2d7b434bd13d47ee2df70914c"),
+    "hopper-medium-replay-v2": ("dac88b98e362447ca003697ebbb5e848",
+        "68dacdb3f86b0ba69382346dfe14ad52047473b4", "a55913f5f82e2253918e47212da628baef61d932",
+        "487f72f4cfa84b9fc7f7f6db6a7866a014c76352"),
+    "hopper-medium-expert-v2": ("b71f61020bfd4306a301eb588c9adf73",
+        "ff19caa29828096d8ab20b3a55afc3c26b9bd886", "f0416f6fc5d479556241e8bfdf11a4543092d04e",
+        "a0a711b12c87e813b49ebd938949c86bb4fa27ad"),
+    "walker2d-medium-v2": ("816cc972d9f94bcbb62bf31334ae7102",
+        "4f81f106d8efeced738ce7c3dd498af168f29969", "375efb057d2c43470729298c06fb3d5679194099",
+        "2f9c541a10448afd498d8c6856883313ed9ae1eb"),
+    "walker2d-medium-replay-v2": ("1097743e12454b828655a2d7dd3aea4b",
+        "249da66f123ad11c0be3b4fe84a5ec5f902bdf33", "c7f240ab3e72d3a934ed8465815b3fefbe1003e2",
+        "7d780fa74fa41d2e0b79e3c25d9e99ee0df80926"),
+    "walker2d-medium-expert-v2": ("6d00c4e31d9d402da9d9549f8638cbd1",
+        "ffed8cbd29177142fafe1c166ac9078c84491699", "db9b9a02cae893f27f776704139d61733d2f9519",
+        "af5b62507f68a41656ffd858460e6e8fabe3e1e7"),
+    "halfcheetah-medium-v2": ("7d2759efb48a4363bf21e7fb7da88e2e",
+        "692af42f68da7df3dd027e4765c14104aea97239", "39b89f590824815c60510e2b046592391ab29319",
+        "40f75460e358289bc037c6ff3cc9b118300fe945"),
+    "halfcheetah-medium-replay-v2": ("9d588534f41b488689e84a1d389cf7e3",
+        "90d9b51d482102dc32ebf25ead42f3c9fe27e715", "88341156b4e509a13016713bdaacd603a5ae50c3",
+        "5dcef3e841ae553a2a887e8398dd5800e575ac6c"),
+    "halfcheetah-medium-expert-v2": ("974c2c83a5d54f649db18b77a5be8609",
+        "d588e48127dc0537c2ff71f1a4ccd20f19c2ec41", "31886f8b001dfb8e0e3b83ae31f1024f06f78760",
+        "facedf9693f5de73c3b142df1cc251c999132891"),
+}  # fmt: skip
+
+
+def dppo(env: str, pairs: int, *blobs: str) -> Labels:
+    """Human labels of DPPO, on segments of 100 steps drawn as Preference Transformer draws them."""
+    commit = ("snu-mllab/DPPO", "bce17567398673acbbddb25ffc5013090eadfb95")
+    names = (f"{env}/label_human", f"{env}/indices_num{pairs}", f"{env}/indices_2_num{pairs}")
+    files = zip(names, blobs, strict=True)
+    return Labels(tuple(on_github(*commit, f"human_label/{name}", f"dppo/{name}", blob) for name, blob in files), 100)
+
+
+def uni_rlhf(env: str, code: str, *blobs: str) -> Labels:
+    """Crowd labels of Uni-RLHF (Yuan et al. 2024): 2,000 pairs of 200 steps. Its sampler loses count where an episode
+    runs into its time limit after one that ended early, so that a segment may begin one row before its episode.
+    """
+    commit = ("pickxiguapi/Clean-Offline-RLHF", "30535018317565115619a5d0063c9bbbad21043e")
+    ending = f"domain_mujoco_env_{env}_num_2000_len_200_{code}.pkl"
+    names = (f"{env}_human_labels/{what}_{ending}" for what in ("human_label", "indices_1", "indices_2"))
+    files = tuple(on_github(*commit, f"crowdsource_human_labels/{name}", f"crowd/{name}", blob)
+                  for name, blob in zip(names, blobs, strict=True))  # fmt: skip
+    return Labels(files, 200, within=False)
+
+
+LABELS = {
+    "human": {env: released_by_ipl(*file) for env, file in HUMAN.items()}
+    | {env: dppo(env, *files) for env, files in BY_INDEX.items()},
+    "crowd": {env: uni_rlhf(env, *files) for env, files in CROWD.items()},
+}
 SEGMENT = 100
 """steps of a segment, as long as those that people labelled"""
 
 
 def names() -> list[str]:
-    return [f"{task}-{kind}-v2" for task in SIMS for kind in ("medium-replay", "medium-expert")]
+    return [f"{task}-{kind}-v2" for task in SIMS for kind in ("medium", "medium-replay", "medium-expert")]
 
 
 def canonical(env: str) -> str | None:
@@ -66,16 +133,20 @@ def score(task: Task, episode_return: float) -> float:
 
 
 # ---------------------------------------------------------------- data
+def remote(task: Task) -> Remote:
+    name = f"{task.env.removesuffix('-v2').replace('-', '_')}-v2.hdf5"
+    return Remote(f"d4rl/{name}", tuple(f"{host}/{name}" for host in HOSTS))
+
+
 def dataset(task: Task, folder: Path, workers, recipe: Recipe | None = None) -> Path:
-    path = folder / "d4rl" / f"{task.env.removesuffix('-v2').replace('-', '_')}-v2.hdf5"
+    file = remote(task)
+    path = folder / file.name
     advice = "give a copy with --dataset, or train on the preference segments alone with --no-use-replay"
-    return build_once(path, lambda: download(f"{URL}/{path.name}", path, advice, workers.stop), workers.stop)
+    return build_once(path, lambda: download(file, path, advice, workers.stop), workers.stop)
 
 
-def read_transitions(path: Path, task: Task) -> Transitions:
-    """D4RL's HDF5 as its `qlearning_dataset`: a time limit ends an episode without a terminal state, and that step,
-    whose next observation is another episode's, is left out, as is the file's last one. (In IPL's reader that step
-    leads to its own observation, and an episode within which the file ends is left out.)
+def read_raw(path: Path, task: Task) -> tuple[np.ndarray, ...]:
+    """D4RL's HDF5 as it is: obs (T, O), action (T, A), reward, terminal, timeout (T,).
 
     Rewards are scaled by 1000 / (largest - smallest return), as IQL and IPL do for locomotion.
     """
@@ -91,14 +162,38 @@ def read_transitions(path: Path, task: Task) -> Transitions:
     timeout = check(path, "timeouts", arrays["timeouts"], (rows,), 0, 1).astype(bool)
     first = np.flatnonzero(np.append(True, (terminal | timeout)[:-1]))
     returns = np.add.reduceat(reward.astype(np.float64), first)
-    obs = arrays["observations"].astype(np.float32)
-    keep = np.flatnonzero(terminal | ~timeout)
-    keep = keep[(keep < rows - 1) | terminal[keep]]
     scale = 1000 / max(returns.max() - returns.min(), 1e-6)
+    obs = arrays["observations"].astype(np.float32)
+    return obs, action, (reward * scale).astype(np.float32), terminal, timeout
+
+
+def read_transitions(path: Path, task: Task) -> Transitions:
+    """Like D4RL's `qlearning_dataset`: a time limit ends an episode without a terminal state, and that step, whose next
+    observation is another episode's, is left out, as is the file's last one. Unlike it, a step that is terminal is
+    kept: one that runs into the time limit too, and the file's last. (In IPL's reader a step at the time limit leads to
+    its own observation, and an episode within which the file ends is left out.)
+    """
+    obs, action, reward, terminal, timeout = read_raw(path, task)
+    keep = np.flatnonzero(terminal | ~timeout)
+    keep = keep[(keep < len(obs) - 1) | terminal[keep]]
     # nothing follows a terminal state: the row itself stands in, and its value is multiplied by zero
     follows = np.where(terminal[keep], keep, keep + 1)
-    return Transitions(obs[keep], action[keep], (reward * scale).astype(np.float32)[keep], obs[follows],
-                       terminal[keep].astype(np.float32))  # fmt: skip
+    return Transitions(obs[keep], action[keep], reward[keep], obs[follows], terminal[keep].astype(np.float32))
+
+
+def rows_of_labels(timeout: np.ndarray) -> np.ndarray:
+    """The rows that `d4rl.qlearning_dataset` keeps, in its numbering, which labels by index count in: all but those at
+    a time limit, terminal or not, and the file's last. `read_transitions` keeps more, and must not number labels.
+    """
+    return np.flatnonzero(~timeout[:-1])
+
+
+def read_labels(labels: Labels, files: list[Path], path: Path, task: Task) -> Preferences:
+    obs, action, reward, terminal, timeout = read_raw(path, task)
+    keep = rows_of_labels(timeout)
+    episode = np.cumsum(np.append(False, (terminal | timeout)[:-1]))[keep]
+    rows = Preferences(obs[keep], action[keep], np.empty((0, 2)), np.empty(0), labels.segment, reward[keep])
+    return pairs_by_index(labels, files, path, rows, episode)
 
 
 def read_pairs(path: Path, task: Task) -> Preferences:

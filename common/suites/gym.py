@@ -19,7 +19,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 from common.files import InputError
 from common.suites.base import Preferences, Recipe, Task, Transitions, pairs_of_rows, transitions_of_rows
 
-HUMAN_FILES: dict[str, tuple[str, str]] = {}
+LABELS: dict[str, dict] = {}
 SEGMENT = 25
 """steps of a segment of an own HDF5 that does not say"""
 
@@ -95,6 +95,10 @@ def score(task: Task, episode_return: float) -> None:
 
 
 # ---------------------------------------------------------------- data
+def remote(task: Task) -> None:
+    return None
+
+
 def dataset(task: Task, folder: Path, workers, recipe: Recipe | None = None) -> Path:
     raise InputError(f"--env {task.env}: has no data of its own; give --preferences FILE.npz (docs/data.md says how to "
                      "make it), and --dataset FILE.hdf5 with --use-replay")  # fmt: skip

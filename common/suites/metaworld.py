@@ -44,7 +44,7 @@ TASKS = (
 KINDS = ("expert", "within", "random", "cross")
 SUCCESS_STEPS = 25  # an episode ends after so many steps with success, consecutive or not
 HORIZON = 500
-HUMAN_FILES: dict[str, tuple[str, str]] = {}
+LABELS: dict[str, dict] = {}
 SEGMENT, GAMMA = 25, 0.99  # length and label discount of the preference segments
 
 
@@ -201,6 +201,10 @@ def build(path: Path, env: str, recipe: Recipe, workers) -> None:
               "episodes/row": row, "episodes/length": length, "episodes/kind": np.repeat(np.arange(4), episodes),
               "preferences/start": start, "preferences/label": label}  # fmt: skip
     write_hdf5(path, arrays, protocol)
+
+
+def remote(task: Task) -> None:
+    return None
 
 
 def dataset(task: Task, folder: Path, workers, recipe: Recipe = Recipe()) -> Path:  # noqa: B008 (frozen)

@@ -9,7 +9,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from common.files import InputError, build_once, download, read_arrays
+from common.files import InputError, Remote, build_once, download, read_arrays
 from common.suites.base import (
     Preferences,
     Recipe,
@@ -18,6 +18,7 @@ from common.suites.base import (
     check,
     check_actions,
     pairs_of_transitions,
+    released_by_ipl,
     require,
 )
 
@@ -28,7 +29,7 @@ OBS_KEYS = (
     "object-state robot0_joint_pos robot0_joint_pos_cos robot0_joint_pos_sin robot0_joint_vel robot0_eef_pos "
     "robot0_eef_quat robot0_gripper_qpos robot0_gripper_qvel"
 ).split()  # the order of the human preferences' observations
-HUMAN_FILES = {  # environment: file of human preferences, its git blob id
+HUMAN = {  # environment: file of human preferences, its git blob id
     "can-mh": ("Can/num500_q100_human_train.npz", "8460c3f3a6a8bc04f88e410730f95678fe868fb1"),
     "can-ph": ("Can/num100_q50_human_train.npz", "b4e0fb73c3bbc602d58279cfb6350405cef6b0e5"),
     "lift-mh": ("Lift/num500_q100_human_train.npz", "ebbc9ff12abe455ff506aad9a2e5c5c31bfbde8d"),
@@ -36,6 +37,7 @@ HUMAN_FILES = {  # environment: file of human preferences, its git blob id
     "square-mh": ("Square/num500_q100_human_train.npz", "35250b0b7e0f9cf4ad8aad284a05544c89389b24"),
     "square-ph": ("Square/num100_q50_human_train.npz", "d3ac922577d4467ca981b36e8c1eefd8994aed96"),
 }
+LABELS = {"human": {env: released_by_ipl(*file) for env, file in HUMAN.items()}}
 SEGMENT = {"ph": 50, "mh": 100}
 """steps of a segment, as long as those that people labelled"""
 
@@ -111,14 +113,21 @@ def score(task: Task, episode_return: float) -> None:
 
 
 # ---------------------------------------------------------------- data
-def dataset(task: Task, folder: Path, workers, recipe: Recipe | None = None) -> Path:
+def remote(task: Task) -> Remote:
+    """By robomimic's registry, which says http; https is tried first. No other host is known to have version 1.4.1."""
     from robomimic import DATASET_REGISTRY
 
     name, kind = task.env.split("-")
-    path = folder / "robomimic" / name / kind / "low_dim_v141.hdf5"
     url = DATASET_REGISTRY[name][kind]["low_dim"]["url"]
+    urls = dict.fromkeys((url.replace("http://", "https://"), url))
+    return Remote(f"robomimic/{name}/{kind}/low_dim_v141.hdf5", tuple(urls))
+
+
+def dataset(task: Task, folder: Path, workers, recipe: Recipe | None = None) -> Path:
+    file = remote(task)
+    path = folder / file.name
     advice = "give a copy with --dataset, or train on the preference segments alone with --no-use-replay"
-    return build_once(path, lambda: download(url, path, advice, workers.stop), workers.stop)
+    return build_once(path, lambda: download(file, path, advice, workers.stop), workers.stop)
 
 
 def read_transitions(path: Path, task: Task) -> Transitions:
