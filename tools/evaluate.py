@@ -105,11 +105,8 @@ def load_act(algorithm: str) -> Act:
 def read_actor(path: Path) -> tuple[dict, Actor]:
     """What best.pt or final.pt says, and its actor's arrays. InputError: it is no such file."""
     if not path.is_file():
-        where = (
-            "is a folder; name a best.pt or final.pt in it"
-            if path.is_dir()
-            else "no such file; name a best.pt or final.pt"
-        )
+        ending = "is a folder; name a best.pt or final.pt in it"
+        where = ending if path.is_dir() else "no such file; name a best.pt or final.pt"
         raise InputError(f"{path}: {where}")
     saved = read_saved(path, ("algorithm", "env", "step", "actor"), "name a best.pt or final.pt")
     return saved, {name: p.float().numpy() for name, p in saved["actor"].items()}
@@ -138,7 +135,10 @@ class Mean(torch.nn.Module):
             self.register_buffer(name, torch.from_numpy(array).unsqueeze(0))
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        return self.policy(dict(self.named_buffers()), obs.unsqueeze(0))[0][0].clamp(-1, 1)
+        mean = self.policy(
+            dict(self.named_buffers()), obs.unsqueeze(0)
+        )  # (1, batch, A), or a tuple that begins with it
+        return (mean[0] if isinstance(mean, tuple) else mean)[0].clamp(-1, 1)
 
 
 def export(path: Path, saved: dict, actor: Actor, obs_dim: int) -> float:
