@@ -67,8 +67,8 @@ class Args:
     """pairs to learn from: the first ones of the file; 0: all"""
     preferences: str = ""
     """file of preference pairs (.npz or .hdf5) instead of the environment's own"""
-    preference_labels: Literal["human", "script"] = "script"
-    """the environment's pairs: labelled by a human, or by a script from the rewards of the offline dataset"""
+    preference_labels: Literal["human", "script", "crowd", "released"] = "script"
+    """the environment's pairs: drawn from its offline dataset and labelled by reward (script), or as others released"""
     dataset: str = ""
     """offline dataset (.hdf5) instead of the environment's own"""
     data_dir: Path = Path("data")
@@ -125,6 +125,7 @@ DEFAULTS = {  # pattern of SUITE:ENV: what differs from the defaults above, whic
         "num_preferences": 0, "use_replay": True, "preference_batch_size": 8, "dropout": 0.0,
         "hidden_sizes": (256, 256), "bc_steps": 400_000,
     },
+    "d4rl:*-medium-v2": {"preference_labels": "crowd"},
     "d4rl:halfcheetah-medium-expert-*": {"preference_labels": "script", "num_preferences": 100},
     "d4rl:halfcheetah-medium-replay-*": {"preference_labels": "script", "num_preferences": 500},
     "gym:*": {"num_preferences": 0, "dropout": 0.0},
