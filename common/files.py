@@ -210,7 +210,8 @@ def write_hdf5(path: Path, arrays: dict[str, np.ndarray], protocol: dict) -> Non
 def read_arrays(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, np.ndarray]:
     """The arrays of an HDF5 or NPZ file whose name is `wanted`, in the file's order; nothing is unpickled.
 
-    Of an HDF5 file also its `protocol` and, where robomimic made it, `env_args`: dicts.
+    Of an HDF5 file also its `protocol` and, where robomimic made it, `env_args`: dicts; and `model_file`, a str, of a
+    demonstration.
 
     Raises:
         InputError: no such file, or not readable as one.
@@ -229,6 +230,8 @@ def read_arrays(path: Path, wanted: Callable[[str], bool] = lambda name: True) -
             def take(name: str | bytes, item) -> None:  # bytes: a damaged name
                 if isinstance(item, h5py.Dataset) and isinstance(name, str) and wanted(name):
                     arrays[name] = item[()]
+                elif isinstance(name, str) and wanted(f"{name}/model_file") and "model_file" in item.attrs:
+                    arrays[f"{name}/model_file"] = item.attrs["model_file"]
 
             file.visititems(take)
             arrays["protocol"] = json.loads(file.attrs.get("protocol", "{}"))

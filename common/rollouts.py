@@ -23,10 +23,12 @@ import numpy as np
 from common import suites
 from common.files import InputError, Interrupted, WorkersError
 from common.seeds import seed_of
-from common.suites.base import Task
+from common.suites.base import Episode, Task
 
 RENDER_EVERY = 4
 """steps between two frames of a video: rendering without a GPU takes about 0.2 s a frame"""
+REPLAY_GAP = 1e-3
+"""largest difference of a replayed observation from the recorded one: another processor rounds differently"""
 EPISODE_TIMEOUT = 600
 """seconds without a finished episode after which the workers count as hung"""
 Actor = dict[str, np.ndarray]
@@ -61,13 +63,31 @@ def rollout(task: Task, act: Act, actor: Actor, seed: int, video: Path | None = 
     return {"return": total, "success": success, "score": suites.score(task, total), "length": steps}
 
 
-def write_video(path: Path, frames: list[np.ndarray]) -> None:
+def film(task: Task, episode: Episode, first: int, steps: int, path: Path, frames: int, fps: int) -> str:
+    """Write a video of `frames` states, evenly spaced over steps `first` to `first + steps - 1` of a recorded episode.
+
+    Returns:
+        Empty, or in a few words why there is none: a replay proves itself by the recorded observations.
+    """
+    sim, pictures = simulator(task, True), []
+    wanted = set(np.linspace(first, first + steps - 1, min(frames, steps)).round().astype(int))
+    for t, obs in zip(range(first, first + steps), suites.SUITES[task.suite].replay(sim, episode, first), strict=False):
+        gap = np.abs(obs - episode.obs[t]).max()
+        if not gap <= REPLAY_GAP:
+            return f"the replay of an episode differs from its recording by {gap:.2g} at step {t}"
+        if t in wanted:
+            pictures.append(sim.unwrapped.render())
+    write_video(path, pictures, fps)
+    return ""
+
+
+def write_video(path: Path, frames: list[np.ndarray], fps: int = 20) -> None:
     """Write an MP4, atomically."""
     import imageio
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
-    imageio.mimwrite(partial, frames, fps=20, macro_block_size=8)
+    imageio.mimwrite(partial, frames, fps=fps, macro_block_size=8)
     partial.replace(path)
 
 

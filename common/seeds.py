@@ -6,13 +6,14 @@ a batch of the dataset     numpy, [REPLAY, seed, chunk of updates]
 dropout, sampled actions   torch, seed_of(NOISE, seed, update)
 the start of an episode    the environment, seed_of(seed, update, episode)
 an episode of a dataset    numpy, [seed, episode]; its starts: seed_of(seed, episode, 0 or 1)
+pairs that people label     numpy, [LABELS, seed, what is drawn]
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-PAIRS, REPLAY, NOISE = 1, 2, 3
+PAIRS, REPLAY, NOISE, LABELS = 1, 2, 3, 4
 """streams: one key each, so that no two share their draws"""
 
 

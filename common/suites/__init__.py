@@ -12,6 +12,10 @@ A suite's file has these functions:
     remote(task) -> Remote | None            where others host that dataset
     read_transitions(path, task) -> Transitions  the offline dataset
     read_pairs(path, task)   -> Preferences  pairs labelled from the offline dataset's rewards
+    segment(task)            -> int          steps of a segment that people are shown
+    read_episodes(path, task) -> list[Episode]  the offline dataset's episodes, with what `replay` needs
+    replay(sim, episode, first) -> Iterator  places the environment `sim` in the episode's states from step `first` on;
+                                             `obs` (O,) of each, while `sim.render()` shows it
     describe(path, task)     -> list[str]    the offline dataset in a few lines
     LABELS                                   whose labels ("human", "crowd", ...) -> canonical id -> Labels
 

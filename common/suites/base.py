@@ -78,6 +78,16 @@ class Transitions:
     terminal: np.ndarray  # (T,)
 
 
+@dataclass
+class Episode:
+    """A recorded episode of n steps."""
+
+    obs: np.ndarray  # (n, O)
+    action: np.ndarray  # (n, A)
+    reward: np.ndarray  # (n,)
+    state: dict[str, np.ndarray | int | str]  # what its suite's `replay` places the simulator by
+
+
 # ---------------------------------------------------------------- checks
 def require(path: Path, arrays: dict, names: tuple[str, ...]) -> None:
     """Raises InputError naming the first of `names` that `arrays` lacks."""

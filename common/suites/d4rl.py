@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
@@ -9,6 +10,7 @@ import numpy as np
 
 from common.files import InputError, Remote, build_once, download, on_github, read_arrays
 from common.suites.base import (
+    Episode,
     Labels,
     Preferences,
     Recipe,
@@ -198,6 +200,29 @@ def read_labels(labels: Labels, files: list[Path], path: Path, task: Task) -> Pr
 
 def read_pairs(path: Path, task: Task) -> Preferences:
     return pairs_of_transitions(path, read_transitions(path, task), SEGMENT)
+
+
+def segment(task: Task) -> int:
+    return SEGMENT
+
+
+def read_episodes(path: Path, task: Task) -> list[Episode]:
+    obs, action, reward, terminal, timeout = read_raw(path, task)
+    ends = np.append(np.flatnonzero((terminal | timeout)[:-1]) + 1, len(obs))
+    return [Episode(obs[i:j], action[i:j], reward[i:j], {})
+            for i, j in zip(np.append(0, ends[:-1]), ends, strict=True)]  # fmt: skip
+
+
+def replay(sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
+    """From the observations, which lack only the position along the track: it is the sum of the speeds. (The `infos` of
+    some files belong to other steps: github.com/Farama-Foundation/D4RL/issues/100.)
+    """
+    sim.reset()
+    target, position = sim.unwrapped, 0.0
+    for obs in episode.obs[first:].astype(np.float64):
+        target.set_state(np.append(position, obs[: target.model.nq - 1]), obs[target.model.nq - 1 :])
+        position += target.data.qvel[0] * target.dt
+        yield target._get_obs()
 
 
 def describe(path: Path, task: Task) -> list[str]:

@@ -10,6 +10,7 @@ import difflib
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
@@ -17,7 +18,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from common.files import InputError
-from common.suites.base import Preferences, Recipe, Task, Transitions, pairs_of_rows, transitions_of_rows
+from common.suites.base import Episode, Preferences, Recipe, Task, Transitions, pairs_of_rows, transitions_of_rows
 
 LABELS: dict[str, dict] = {}
 SEGMENT = 25
@@ -110,6 +111,19 @@ def read_transitions(path: Path, task: Task) -> Transitions:
 
 def read_pairs(path: Path, task: Task) -> Preferences:
     return pairs_of_rows(path, task, SEGMENT)
+
+
+def segment(task: Task) -> int:
+    return SEGMENT
+
+
+def read_episodes(path: Path, task: Task) -> list[Episode]:
+    raise InputError(f"--env {task.env}: its data hold no states to make pictures from; label pairs of MetaWorld, "
+                     "robomimic or D4RL")  # fmt: skip
+
+
+def replay(sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
+    raise NotImplementedError("there are no episodes: see read_episodes")
 
 
 def describe(path: Path, task: Task) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,11 +18,12 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
-from common.files import build_once, write_hdf5
+from common.files import InputError, build_once, write_hdf5
 from common.seeds import seed_of
 from common.suites.base import (
     ACTION_LIMIT,
     SCHEMA,
+    Episode,
     Preferences,
     Recipe,
     Task,
@@ -219,6 +221,33 @@ def read_transitions(path: Path, task: Task) -> Transitions:
 
 def read_pairs(path: Path, task: Task) -> Preferences:
     return pairs_of_rows(path, task, SEGMENT)
+
+
+def segment(task: Task) -> int:
+    return SEGMENT
+
+
+def read_episodes(path: Path, task: Task) -> list[Episode]:
+    """The episodes of a dataset that `build` wrote; each is replayed from its seed.
+
+    Raises:
+        InputError: the file does not say its seed.
+    """
+    arrays = read_rows(path, task)
+    seed = arrays["protocol"].get("seed")
+    if not isinstance(seed, int):
+        raise InputError(f"{path}: names no seed to replay its episodes from; take one that tools.dataset built")
+    rows = [slice(row, row + n) for row, n in zip(arrays["episodes/row"], arrays["episodes/length"], strict=True)]
+    return [Episode(arrays["obs"][part], arrays["action"][part], arrays["reward"][part],
+                    {"seed": seed_of(seed, number, 0)}) for number, part in enumerate(rows)]  # fmt: skip
+
+
+def replay(sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
+    obs = sim.reset(seed=episode.state["seed"])[0]
+    for t, action in enumerate(episode.action):
+        if t >= first:
+            yield obs
+        obs = sim.step(action)[0]
 
 
 def describe(path: Path, task: Task) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
@@ -11,6 +12,7 @@ import numpy as np
 
 from common.files import InputError, Remote, build_once, download, read_arrays
 from common.suites.base import (
+    Episode,
     Preferences,
     Recipe,
     Task,
@@ -130,46 +132,85 @@ def dataset(task: Task, folder: Path, workers, recipe: Recipe | None = None) -> 
     return build_once(path, lambda: download(file, path, advice, workers.stop), workers.stop)
 
 
-def read_transitions(path: Path, task: Task) -> Transitions:
-    """Robomimic's low-dimensional HDF5. Demonstrations in the file's order; rewards as they are, 1 for success.
+def read_demos(path: Path, task: Task, groups: tuple[str, ...], extra: tuple[str, ...] = ()) -> list[dict]:
+    """The demonstrations of robomimic's low-dimensional HDF5, in the file's order.
 
-    As in IPL's code: a step marked done (it reaches success) or the last of its demonstration is terminal, and a step
-    that begins where one marked done has ended is left out.
+    Args:
+        groups: of "obs" and "next_obs", those to read.  extra: names to read beside them.
+
+    Returns:
+        For each: the groups (n, O), action (n, A), reward (n,), done (n,) bool, and `extra` as it is in the file.
     """
     keys = ["object" if name == "object-state" else name for name in OBS_KEYS]
-    wanted = {"actions", "rewards", "dones"} | {f"{group}/{name}" for group in ("obs", "next_obs") for name in keys}
+    wanted = {"actions", "rewards", "dones", *extra} | {f"{group}/{name}" for group in groups for name in keys}
     arrays = read_arrays(path, lambda name: name.startswith("data/") and name.split("/", 2)[-1] in wanted)
     made_for = arrays.get("env_args", {}).get("env_name")
     if made_for not in (None, SIMS[task.env.split("-")[0]]):
         raise InputError(
             f"{path}: holds the task {made_for}, not that of {task.env}; choose another --dataset or --env"
         )
-    demos = list(dict.fromkeys(name.split("/")[1] for name in arrays if name.startswith("data/")))
-    if not demos:
+    names = list(dict.fromkeys(name.split("/")[1] for name in arrays if name.startswith("data/")))
+    if not names:
         require(path, arrays, ("data/demo_0/actions",))
-    parts = []
-    for demo in demos:
-        require(path, arrays, tuple(f"data/{demo}/{name}" for name in sorted(wanted)))
-        steps = len(arrays[f"data/{demo}/actions"])
+    demos = []
+    for demo in (f"data/{name}" for name in names):
+        require(path, arrays, tuple(f"{demo}/{name}" for name in sorted(wanted)))
+        steps = len(arrays[f"{demo}/actions"])
         if not steps:
-            raise InputError(f"{path}: 'data/{demo}/actions' is empty; make the file again")
-
-        def flat(group: str, demo=demo, steps=steps) -> np.ndarray:
+            raise InputError(f"{path}: '{demo}/actions' is empty; make the file again")
+        found = {name: arrays[f"{demo}/{name}"] for name in extra}
+        for group in groups:
             columns = [check(path, key, arrays[key], (steps, None))
-                       for key in (f"data/{demo}/{group}/{name}" for name in keys)]  # fmt: skip
-            joined = check(path, f"data/{demo}/{group}", np.concatenate(columns, -1), (steps, task.obs_dim))
-            return joined.astype(np.float32)
+                       for key in (f"{demo}/{group}/{name}" for name in keys)]  # fmt: skip
+            joined = check(path, f"{demo}/{group}", np.concatenate(columns, -1), (steps, task.obs_dim))
+            found[group] = joined.astype(np.float32)
+        found["action"] = check_actions(path, f"{demo}/actions", arrays[f"{demo}/actions"], (steps, task.act_dim))
+        found["reward"] = check(path, f"{demo}/rewards", arrays[f"{demo}/rewards"], (steps,)).astype(np.float32)
+        found["done"] = check(path, f"{demo}/dones", arrays[f"{demo}/dones"], (steps,), 0, 1).astype(bool)
+        demos.append(found)
+    return demos
 
-        action = check_actions(path, f"data/{demo}/actions", arrays[f"data/{demo}/actions"], (steps, task.act_dim))
-        reward = check(path, f"data/{demo}/rewards", arrays[f"data/{demo}/rewards"], (steps,)).astype(np.float32)
-        done = check(path, f"data/{demo}/dones", arrays[f"data/{demo}/dones"], (steps,), 0, 1).astype(bool)
+
+def read_transitions(path: Path, task: Task) -> Transitions:
+    """Robomimic's low-dimensional HDF5. Demonstrations in the file's order; rewards as they are, 1 for success.
+
+    As in IPL's code: a step marked done (it reaches success) or the last of its demonstration is terminal, and a step
+    that begins where one marked done has ended is left out.
+    """
+    parts = []
+    for demo in read_demos(path, task, ("obs", "next_obs")):
+        done = demo["done"]
         keep, terminal = np.append(True, ~done[:-1]), np.append(done[:-1], True).astype(np.float32)
-        parts.append([column[keep] for column in (flat("obs"), action, reward, flat("next_obs"), terminal)])
+        columns = (demo["obs"], demo["action"], demo["reward"], demo["next_obs"], terminal)
+        parts.append([column[keep] for column in columns])
     return Transitions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def read_pairs(path: Path, task: Task) -> Preferences:
-    return pairs_of_transitions(path, read_transitions(path, task), SEGMENT[task.env.split("-")[1]])
+    return pairs_of_transitions(path, read_transitions(path, task), segment(task))
+
+
+def segment(task: Task) -> int:
+    return SEGMENT[task.env.split("-")[1]]
+
+
+def read_episodes(path: Path, task: Task) -> list[Episode]:
+    return [Episode(demo["obs"], demo["action"], demo["reward"],
+                    {"states": check(path, "states", demo["states"], (len(demo["obs"]), None)),
+                     "model_file": str(demo["model_file"])})
+            for demo in read_demos(path, task, ("obs",), ("states", "model_file"))]  # fmt: skip
+
+
+def replay(sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
+    """As robomimic's `reset_to`."""
+    target = sim.unwrapped
+    target.reset(seed=0)
+    target.sim.reset_from_xml_string(target.sim.edit_model_xml(episode.state["model_file"]))
+    target.sim.sim.reset()
+    for state in episode.state["states"][first:]:
+        target.sim.sim.set_state_from_flattened(state)
+        target.sim.sim.forward()
+        yield target._flat(target.sim._get_observations(force_update=True))
 
 
 def describe(path: Path, task: Task) -> list[str]:

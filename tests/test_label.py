@@ -1,0 +1,515 @@
+"""tools.label: a person in a real browser, kills at random moments, hostile requests, what the answers come to."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common import suites
+from common.data import read_preferences
+from common.files import InputError, read_arrays
+from common.rollouts import Workers, film, require_rendering
+from common.suites.base import Episode
+from tests.conftest import REPOSITORY, command, environment
+from tools.answers import Answers, Pairs, ask, draw_pairs, kappa, majority, write_pairs
+from tools.label_server import Session, make_app, serve
+
+TASK = suites.resolve("drawer-open-v2")
+CHROME, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+KEYS = {"left": "\ue012", "right": "\ue014", "equal": "\ue015", "skip": " ", "back": "\ue003"}  # WebDriver's codes
+needs_browser = pytest.mark.skipif(
+    not (CHROME and DRIVER and importlib.util.find_spec("selenium")), reason="needs Debian's chromium, chromium-driver"
+)
+
+
+@pytest.fixture(scope="module")
+def can_render():
+    workers = Workers(1)
+    try:
+        require_rendering(workers, TASK)
+    except InputError as error:
+        pytest.skip(str(error))
+    finally:
+        workers.close()
+
+
+def rendering(data_dir: Path, folder: Path) -> dict:
+    """Options of a process that renders."""
+    options = environment(data_dir, folder)
+    return options | {"env": options["env"] | {"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "egl"}}
+
+
+# ---------------------------------------------------------------- a person
+class Label:
+    """The command, running; `stop(signal)` ends it."""
+
+    def __init__(self, data_dir: Path, folder: Path, *arguments):
+        options = rendering(data_dir, folder)
+        call = [sys.executable, "-m", "tools.label", *map(str, arguments)]
+        env = options["env"] | {"PYTHONPATH": str(REPOSITORY)}
+        self.process = subprocess.Popen(call, cwd=folder, env=env, stdout=subprocess.PIPE, text=True)
+        self.said = []
+        for line in self.process.stdout:
+            self.said.append(line)
+            if line.startswith("http"):
+                self.url = line.strip()
+                return
+        raise AssertionError(f"it ended with {self.process.wait()}: {self.said}")
+
+    def stop(self, signum: int = signal.SIGINT) -> str:
+        self.process.send_signal(signum)
+        return self.process.communicate(timeout=60)[0]
+
+
+class Person:
+    """A labeller at the page, in Chromium."""
+
+    def __init__(self, width: int = 1366, height: int = 850):
+        from selenium import webdriver
+
+        options = webdriver.ChromeOptions()
+        options.binary_location = CHROME
+        for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", f"window-size={width},{height}"):
+            options.add_argument(f"--{flag}")
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        self.driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+
+    def script(self, text: str, *arguments):
+        return self.driver.execute_script(f"return {text}", *arguments)
+
+    def wait(self, condition: str, seconds: float = 120):
+        """Until a JavaScript expression is true."""
+        end = time.monotonic() + seconds
+        while not self.script(condition):
+            assert time.monotonic() < end, (condition, self.script("document.body.innerText"))
+            time.sleep(0.02)
+
+    def open(self, url: str) -> None:
+        self.driver.get(url)
+        self.wait("state !== null")
+
+    def number(self) -> int:
+        return self.script("state.number")
+
+    def answer(self, choice: str, click: bool = False) -> None:
+        """By its key or its button; returns when the next question is there."""
+        self.wait("playing")
+        before = self.script("asked")
+        if click:
+            self.driver.find_element("id", choice).click()
+        else:
+            self.driver.find_element("tag name", "body").send_keys(KEYS[choice])
+        self.wait(f"asked !== {before}")
+
+    def picture(self, side: str) -> np.ndarray:
+        """(64, 64, 3) the first frame of a video."""
+        text = """(function (side) {
+            const video = document.getElementById("video-" + side), canvas = document.createElement("canvas");
+            canvas.width = canvas.height = 64;
+            const paint = canvas.getContext("2d");
+            paint.drawImage(video, 0, 0, 64, 64);
+            return Array.from(paint.getImageData(0, 0, 64, 64).data);
+        })(arguments[0])"""
+        self.script("(videos.forEach(v => { v.pause(); v.currentTime = 0; }), 1)")
+        self.wait("videos.every(v => !v.seeking)")
+        return np.array(self.script(text, side)).reshape(64, 64, 4)[..., :3].astype(float)
+
+    def close(self) -> list[str]:
+        """Returns what the console holds."""
+        lines = [line["message"] for line in self.driver.get_log("browser")]
+        self.driver.quit()
+        return lines
+
+
+def small(picture: np.ndarray) -> np.ndarray:
+    """(480, 480, 3) -> (64, 64, 3)."""
+    import cv2
+
+    return cv2.resize(picture, (64, 64), interpolation=cv2.INTER_AREA).astype(float)
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@needs_browser
+def test_a_person_labels_ten_pairs(data_dir, tmp_path, can_render):
+    """By keys and clicks, one answer taken back, a reload, a kill; then the NPZ, and a run that trains on it."""
+    arguments = ["--env", "drawer-open-v2", "--pairs", 10]
+    dataset = next((data_dir / "metaworld").glob("*.hdf5"))
+    episodes = suites.SUITES["metaworld"].read_episodes(dataset, TASK)
+    pairs = draw_pairs(episodes, 10, {"steps": 25, "seed": 0, "balance": False})
+    answers = "left right equal skip left right right left equal right left".split()
+    label, person = Label(data_dir, tmp_path, *arguments), Person()
+    try:
+        person.open(label.url)
+        person.wait("playing")
+        first, sim = pairs.questions[0], suites.make(TASK, render=True)
+        for side, k in (("left", int(first.swapped)), ("right", int(not first.swapped))):
+            episode, step = pairs.segments[0][k]
+            next(suites.SUITES["metaworld"].replay(sim, episodes[episode], step))
+            there, other = small(sim.render()), person.picture({"left": "right", "right": "left"}[side])
+            assert np.abs(person.picture(side) - there).mean() < 4 < np.abs(other - there).mean()
+        person.script("(start(), 1)")
+        person.wait("videos.every(v => v.currentTime > 0.3)", 20)
+        for number, choice in enumerate(answers[:4]):
+            assert person.number() == number
+            person.answer(choice, click=number % 2 == 1)
+        person.answer("back")
+        assert person.number() == 3 and person.script("document.getElementById('skip').ariaPressed") == "true"
+        answers[3] = "right"
+        person.answer("right")
+        person.driver.refresh()
+        person.wait("state !== null")
+        assert person.number() == 4
+        person.answer(answers[4], click=True)
+        label.stop(signal.SIGKILL)
+        label = Label(data_dir, tmp_path, *arguments)
+        assert label.said[0] == "5 of 11 questions are answered\n"
+        person.open(label.url)
+        for number, choice in enumerate(answers[5:], start=5):
+            assert person.number() == number
+            person.answer(choice)
+        person.wait("state.done")
+        shown = person.driver.find_element("id", "command").text
+        assert shown.endswith("--preferences labels/drawer-open-v2.npz --preference-batch-size 5")
+        errors = person.close()
+        assert not [line for line in errors if "favicon" not in line], errors
+        said = label.stop()
+    finally:
+        person.driver.quit()
+        label.process.kill()
+    assert "11 of 11 questions, 10 labelled pairs" in said and "self-agreement" in said
+    lines = read_lines(tmp_path / "labels/drawer-open-v2.jsonl")[1:]
+    assert [line["question"] for line in lines] == [0, 1, 2, 3, 3, *range(4, 11)]
+    found = read_arrays(tmp_path / "labels/drawer-open-v2.npz")
+    want = [{"equal": 0.5}.get(choice, float((choice == "right") != q.swapped))
+            for q, choice in zip(pairs.questions, answers, strict=True) if not q.again]  # fmt: skip
+    assert found["label"].tolist() == want
+    for k in (0, 1):
+        for i, (episode, step) in enumerate(pairs.segments[:, k]):
+            assert (found[f"obs_{k + 1}"][i] == episodes[episode].obs[step : step + 25]).all()
+    words = shown.split()[2:] + "--total-steps 4 --eval-episodes 1 --hidden-sizes 8 --threads 1 --no-compile".split()
+    done = subprocess.run(command("ipl_iql", *words), **environment(data_dir, tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
+# ---------------------------------------------------------------- questions and answers
+def made_up(lengths=(40, 10, 60)) -> list[Episode]:
+    rng = np.random.default_rng(0)
+    return [Episode(rng.normal(size=(n, 39)).astype(np.float32), rng.uniform(-1, 1, (n, 4)).astype(np.float32),
+                    np.arange(n, dtype=np.float32), {}) for n in lengths]  # fmt: skip
+
+
+PROJECT = {"env": "drawer-open-v2", "dataset": "0", "seed": 3, "balance": False, "steps": 25}
+
+
+def test_pairs_are_drawn_uniformly_and_stay_when_more_are_asked_for():
+    few, many = (draw_pairs(made_up(), n, PROJECT) for n in (20, 2000))
+    assert (few.segments == many.segments[:20]).all() and few.questions == many.questions[: len(few.questions)]
+    episode, first = many.segments.reshape(-1, 2).T
+    assert set(episode) == {0, 2} and first[episode == 0].max() == 15 and first[episode == 2].max() == 35
+    assert abs((episode == 0).mean() - 16 / 52) < 0.03
+    balanced = draw_pairs(made_up(), 2000, PROJECT | {"balance": True}).segments[..., 1]
+    assert (balanced.max(1) >= 13).all() and abs((balanced[:, 0] > balanced[:, 1]).mean() - 0.5) < 0.05
+    with pytest.raises(InputError, match="25 steps"):
+        draw_pairs(made_up((24, 3)), 4, PROJECT)
+
+
+def test_one_pair_in_ten_comes_again_with_its_sides_swapped():
+    questions = ask(100, 0)
+    again = [q for q in questions if q.again]
+    assert len(again) == 10 and [q.number for q in questions] == list(range(110))
+    for q in again:
+        first = next(other for other in questions if other.pair == q.pair)
+        assert first.swapped != q.swapped and 5 < q.number - first.number < 11
+    assert 30 < sum(q.swapped for q in questions) < 80
+
+
+def test_sides_are_put_right_and_answers_counted_once(tmp_path):
+    pairs = Pairs(np.zeros((10, 2, 2), int), 25, ask(10, 0))
+    with Answers(tmp_path / "a.jsonl", PROJECT) as answers:
+        for q in pairs.questions:
+            assert answers.add(q, 0, "right", 1.0, 0.0) and not answers.add(q, 0, "left", 1.0, 0.0)
+        assert answers.labels(pairs) == {q.pair: float(not q.swapped) for q in pairs.questions if not q.again}
+        assert answers.agreement(pairs) == (0, 1)  # always "right": its own opposite
+        assert answers.add(pairs.questions[-1], 1, "left", 1.0, 0.0) and answers.agreement(pairs) == (1, 1)
+        assert answers.add(pairs.questions[0], 1, "skip", 1.0, 0.0) and len(answers.labels(pairs)) == 9
+        with pytest.raises(InputError, match="open in another process"), Answers(answers.path, PROJECT):
+            pass
+    with Answers(tmp_path / "a.jsonl", PROJECT) as again:
+        assert again.labels(pairs) == answers.labels(pairs) and again.times == answers.times
+    with pytest.raises(InputError, match="begun with seed 3, not 4"), Answers(answers.path, PROJECT | {"seed": 4}):
+        pass
+
+
+def test_a_cut_line_is_dropped_and_a_wrong_one_named(tmp_path):
+    path, question = tmp_path / "a.jsonl", ask(10, 0)
+    with Answers(path, PROJECT) as answers:
+        answers.add(question[0], 0, "left", 1.0, 0.0)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"question": 1, "pai')
+    with Answers(path, PROJECT) as answers:
+        assert list(answers.given) == [0]
+        answers.add(question[1], 0, "left", 1.0, 0.0)
+    assert [line["question"] for line in read_lines(path)[1:]] == [0, 1]
+    path.write_bytes(whole + b'{"question": 1}\n')
+    with pytest.raises(InputError, match="line 3 is no answer"), Answers(path, PROJECT):
+        pass
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_loses_nothing(tmp_path):
+    """The file-size limit of the process stands for the disk's end: the line does not fit whole."""
+    code = f"""
+import resource, signal, sys
+from tools.answers import Answers, ask
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from pathlib import Path
+with Answers(Path("a.jsonl"), {PROJECT!r}) as answers:
+    questions = ask(10, 0)
+    answers.add(questions[0], 0, "left", 1.0, 0.0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (answers.end + 20, -1))
+    try:
+        answers.add(questions[1], 0, "right", 1.0, 0.0)
+    except OSError as error:
+        print(error.strerror, answers.times[1])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+    assert answers.add(questions[1], 0, "equal", 1.0, 0.0)
+"""
+    options = environment(tmp_path, tmp_path)
+    options["env"] = options["env"] | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code], **options)
+    assert done.stdout == "File too large 0\n", done.stderr
+    assert [line["answer"] for line in read_lines(tmp_path / "a.jsonl")[1:]] == ["left", "equal"]
+
+
+def test_kappa_and_majority():
+    """The example of Cohen's kappa: 20 yes-yes, 5 yes-no, 10 no-yes, 15 no-no give 0.4."""
+    rows = [(1.0, 1.0)] * 20 + [(1.0, 0.0)] * 5 + [(0.0, 1.0)] * 10 + [(0.0, 0.0)] * 15
+    a, b = (dict(enumerate(column)) for column in zip(*rows, strict=True))
+    assert kappa(a, b) == (50, 0.7, pytest.approx(0.4))
+    assert [majority(v) for v in ([1.0], [0.0, 0.0, 1.0], [0.0, 1.0], [0.0, 1.0, 1.0, 0.0])] == [1.0, 0.0, 0.5, 0.5]
+
+
+def test_labellers_are_merged(data_dir, tmp_path):
+    dataset = next((data_dir / "metaworld").glob("*.hdf5"))
+    from common.files import fingerprint
+
+    project = PROJECT | {"dataset": fingerprint(dataset)}
+    votes = {"anna": "left left equal", "ben": "left right skip", "eva": "right left left"}
+    questions = ask(3, project["seed"])
+    for name, choices in votes.items():
+        with Answers(tmp_path / f"labels/drawer-open-v2-{name}.jsonl", project) as answers:
+            for question, choice in zip(questions, choices.split(), strict=True):
+                answers.add(question, 0, choice, 1.0, 0.0)
+    options = environment(data_dir, tmp_path)
+    options["env"] = options["env"] | {"PYTHONPATH": str(REPOSITORY)}
+    call = [sys.executable, "-m", "tools.label", "--merge", "--env", "drawer-open-v2"]
+    done = subprocess.run(call, **options)
+    assert done.returncode == 0 and done.stdout.count("Cohen's kappa") == 3, done.stderr
+    left = [float(q.swapped) for q in questions]  # the label of "left"
+    path = tmp_path / "labels/drawer-open-v2-merged.npz"
+    assert read_preferences(path, TASK).label.tolist() == [left[0], left[1], 0.5]
+    done = subprocess.run([*call, "--keep-all"], **options)
+    assert done.returncode == 0 and len(read_preferences(path, TASK).label) == 8
+
+
+# ---------------------------------------------------------------- who gets in
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    """Ten made-up pairs without videos: the session, its application, the answers."""
+
+    class NoFilms:
+        def path(self, segment, steps) -> Path:
+            return folder / "none.mp4"
+
+        def why_not(self, path) -> str:
+            return ""
+
+    folder, episodes = tmp_path_factory.mktemp("app"), made_up()
+    pairs = draw_pairs(episodes, 10, PROJECT)
+    with Answers(folder / "a.jsonl", PROJECT) as answers:
+
+        def save() -> str:
+            return f"train {write_pairs(folder / 'a.npz', episodes, pairs, answers.labels(pairs), TASK)}"
+
+        session = Session(answers, pairs, NoFilms(), save)
+        yield session, make_app("token", ["127.0.0.1:80"], "Which?", session), answers
+
+
+GOOD = {"number": 0, "times": 0, "answer": "left", "seconds": 1.5, "waited": 0}
+text = st.text(max_size=20)
+# no hostile request is a right answer by chance: `times` is never 0
+junk = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | text, lambda x: st.lists(x, max_size=3))
+fields = {key: junk | st.just(value) for key, value in GOOD.items()} | {"times": text | st.just(7)}
+near = st.fixed_dictionaries({}, optional=fields)
+bodies = st.binary(max_size=2000) | (near | junk).map(lambda x: json.dumps(x).encode())
+paths = st.sampled_from(["/token/", "/token/answer", "/token/question", "/token/video/0/left", "/", "/Token/answer",
+                         "/token/video/../../a.jsonl", "/token/video/0/..%2f..%2fa.jsonl", "/token/question/99999",
+                         "/token//etc/passwd", "//evil/token/"]) | text.map(lambda x: f"/token/{x}")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def port(app):
+    """A real server of the same session."""
+    session, hosts = app[0], lambda host, port: [f"{host}:{port}"]
+    with serve("127.0.0.1", 0, "token", hosts, "Which?", session) as number:
+        yield number
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    method=st.sampled_from(["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "X"]),
+    path=paths,
+    body=bodies,
+    host=st.sampled_from(["127.0.0.1:PORT", "evil.example", ""]),
+    origin=st.sampled_from([None, "http://127.0.0.1:PORT", "http://evil.example", "null"]),
+    kind=st.sampled_from(["application/json", "text/plain", ""]),
+    length=st.sampled_from([None, 0, 10**12, -1, "x"]),
+)
+def test_hostile_requests_change_nothing(app, port, capfd, method, path, body, host, origin, kind, length):
+    answers = app[2]
+    before = answers.path.read_bytes()
+    host, origin = host.replace("PORT", str(port)), origin and origin.replace("PORT", str(port))
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", f"Content-Type: {kind}",
+             f"Content-Length: {len(body) if length is None else length}"]  # fmt: skip
+    head = "\r\n".join(lines + ([f"Origin: {origin}"] if origin else []))
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as peer:
+        try:
+            peer.sendall(head.encode(errors="replace") + b"\r\n\r\n" + body)
+            peer.shutdown(socket.SHUT_WR)
+            reply = b"".join(iter(lambda: peer.recv(65536), b""))
+        except ConnectionError:  # it hangs up on what it will not read
+            reply = b""
+    assert b"Traceback" not in reply and "Traceback" not in capfd.readouterr().err
+    assert answers.path.read_bytes() == before
+    status = re.match(rb"HTTP/1.\d (\d+)", reply)
+    assert not status or int(status[1]) < 500 or (status[1] == b"501" and method == "X")
+    if host != f"127.0.0.1:{port}" or origin not in (None, f"http://127.0.0.1:{port}"):
+        assert not status or int(status[1]) >= 400 or int(status[1]) == 308
+
+
+def test_who_gets_in(app):
+    _, app, answers = app
+    client, headers = app.test_client(), {"Host": "127.0.0.1:80"}
+    page = client.get("/token/", headers=headers)
+    assert page.status_code == 200 and not re.search(rb"(src|href)=.?https?:|@import|url\(", page.data)
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert client.get("/wrong/", headers=headers).status_code == 403
+    assert client.get("/token/", headers={"Host": "evil.example"}).status_code == 403
+    assert client.post("/token/answer", json=GOOD, headers=headers | {"Origin": "null"}).status_code == 403
+    assert client.post("/token/answer", data=b"x" * 1001, headers=headers).status_code in (413, 415)
+    big = json.dumps(GOOD | {"answer": "x" * 1000})
+    assert client.post("/token/answer", data=big, content_type="application/json", headers=headers).status_code == 413
+    assert not answers.given
+    assert client.post("/token/answer", json=GOOD, headers=headers).status_code == 200
+    assert client.post("/token/answer", json=GOOD, headers=headers).status_code == 409  # a second tab, or a retry
+    assert len(answers.given) == 1 and sum(answers.times.values()) == 1
+
+
+# ---------------------------------------------------------------- replays
+def test_a_replay_that_differs_is_refused(data_dir, tmp_path, can_render, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    dataset = next((data_dir / "metaworld").glob("*.hdf5"))
+    episode = suites.SUITES["metaworld"].read_episodes(dataset, TASK)[0]
+    episode.action[3] = -episode.action[3]
+    workers = Workers(1)
+    try:
+        (why,) = workers.run(film, [(TASK, episode, 0, 25, tmp_path / "a.mp4", 2, 8)])
+    finally:
+        workers.close()
+    assert why.startswith("the replay of an episode differs from its recording") and not (tmp_path / "a.mp4").exists()
+
+
+def test_metaworld_is_replayed_exactly(data_dir):
+    suite, dataset = suites.SUITES["metaworld"], next((data_dir / "metaworld").glob("*.hdf5"))
+    sim = suites.make(TASK)
+    for episode in suite.read_episodes(dataset, TASK):
+        replayed = np.stack(list(suite.replay(sim, episode, 10)))
+        assert (replayed.astype(np.float32) == episode.obs[10:]).all()
+
+
+@pytest.mark.parametrize(
+    "env", ["hopper-medium-expert-v2", "walker2d-medium-replay-v2", "halfcheetah-medium-expert-v2"]
+)
+def test_d4rl_is_replayed_from_its_observations(env):
+    task, suite = suites.resolve(env), suites.SUITES["d4rl"]
+    sim, rng = suites.make(task), np.random.default_rng(0)
+    obs, x = [sim.reset(seed=0)[0]], [sim.unwrapped.data.qpos[0]]
+    for _ in range(15):
+        obs.append(sim.step(rng.uniform(-1, 1, task.act_dim))[0])
+        x.append(sim.unwrapped.data.qpos[0])
+    episode, moved = Episode(np.array(obs, np.float32), np.zeros((16, task.act_dim)), np.zeros(16), {}), []
+    for t, again in enumerate(suite.replay(sim, episode, 0)):
+        assert np.abs(again - obs[t]).max() < 1e-5
+        moved.append(sim.unwrapped.data.qpos[0])
+    assert np.abs(np.array(moved) - (np.array(x) - x[0])).max() < 0.1  # metres: the sum of the speeds
+
+
+def test_robomimic_is_replayed_from_its_states():
+    """Observations as robomimic makes them: those of the recorded states, one by one."""
+    task, suite = suites.resolve("lift-ph"), suites.SUITES["robomimic"]
+    sim, rng = suites.make(task), np.random.default_rng(0)
+    sim.reset(seed=3)
+    inner = sim.unwrapped.sim
+    model, states = inner.sim.model.get_xml(), []
+    for _ in range(12):
+        states.append(inner.sim.get_state().flatten())
+        sim.step(rng.uniform(-1, 1, 7))
+    episode = Episode(np.zeros((12, 49), np.float32), np.zeros((12, 7)), np.zeros(12),
+                      {"states": np.array(states), "model_file": model})  # fmt: skip
+    recorded = np.stack(list(suite.replay(sim, episode, 0)))
+    other = suites.make(task)
+    assert np.abs(np.stack(list(suite.replay(other, episode, 4))) - recorded[4:]).max() < 1e-9
+    assert np.abs(np.diff(recorded[:, :3], axis=0)).max() < 0.05 and np.ptp(recorded[:, -10:]) > 0
+
+
+# ---------------------------------------------------------------- kills
+def post(url: str, body: dict) -> int:
+    """The status of an answer; 0: no reply."""
+    place = urlsplit(url)
+    try:
+        connection = http.client.HTTPConnection(place.hostname, place.port, timeout=10)
+        connection.request("POST", f"{place.path}answer", json.dumps(body), {"Content-Type": "application/json"})
+        return connection.getresponse().status
+    except (TimeoutError, OSError, http.client.HTTPException):
+        return 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_kills_at_random_moments_lose_nothing(data_dir, tmp_path, can_render):
+    """30 times: answers one after the other until SIGKILL falls. What was acknowledged is there, and nothing twice."""
+    rng, saved, total = np.random.default_rng(0), 0, 0
+    path = tmp_path / "labels/drawer-open-v2.jsonl"
+    for _ in range(30):
+        label = Label(data_dir, tmp_path, "--pairs", 20_000, "--workers", 1)
+        assert int(label.said[0].split()[0]) >= saved
+        saved = total = int(label.said[0].split()[0])
+        end = time.monotonic() + rng.uniform(0.05, 1.0)
+        killer = subprocess.Popen(["sh", "-c", f"sleep {end - time.monotonic():.3f}; kill -9 {label.process.pid}"])
+        while post(label.url, GOOD | {"number": total, "answer": "equal"}) == 200:
+            total += 1
+        killer.wait()
+        label.process.wait()
+        lines = path.read_bytes().split(b"\n")[1:-1]
+        numbers = [json.loads(line)["question"] for line in lines]
+        assert numbers == list(range(len(numbers))) and len(numbers) - total in (0, 1)
+        saved = len(numbers)
+    assert saved > 100

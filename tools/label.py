@@ -1,0 +1,210 @@
+"""Label your own pairs of segments in a browser, and read the command that trains on them.
+
+    python -m tools.label --env drawer-open-v2 --pairs 100
+    python -m tools.label --env drawer-open-v2 --merge       # the answers of several people -> one NPZ
+
+A question is a pair of segments of the offline dataset, shown as two videos. After each ten pairs, one of them is asked
+again with its sides swapped. Every answer is a line of labels/ENV.jsonl, on disk before the next question is shown. The
+same command resumes. The answers of ENV.jsonl are written as labels/ENV.npz, which `--preferences` reads.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import secrets
+import shlex
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from common import suites
+from common.cli import Signals, default_data_dir, parse_args, user_errors
+from common.files import InputError, Interrupted, WorkersError, fingerprint
+from common.rollouts import Workers, available_cpus, film, require_rendering
+from common.suites.base import Episode, Task
+from tools.answers import MERGED, Answers, Pairs, draw_pairs, merge, write_pairs
+from tools.label_server import Session, serve
+
+FRAMES, FPS = 16, 8
+"""of a video: two seconds, whatever the length of a segment"""
+FEW = 16
+"""pairs of a batch by default in most scripts: fewer pairs need a smaller batch"""
+
+
+@dataclass
+class LabelArgs:
+    """Label pairs of segments of an environment's offline dataset in a browser."""
+
+    env: str = "drawer-open-v2"
+    """environment, of MetaWorld, D4RL or robomimic"""
+    pairs: Annotated[int, "[1, inf)"] = 100
+    """pairs to label; more may be asked for later"""
+    question: str = "Which robot does the task better?"
+    """what the page asks"""
+    name: str = ""
+    """the labeller: each has files of their own, labels/ENV-NAME.jsonl and .npz"""
+    seed: Annotated[int, "[0, 4294967295]"] = 0
+    """of the pairs and their sides; labellers of one project share it"""
+    balance: bool = False
+    """draw one segment of each pair from the better half by return"""
+    merge: bool = False
+    """write the answers of all labellers as labels/ENV-merged.npz, print their agreement, and end"""
+    keep_all: bool = False
+    """with --merge: keep every labeller's answer; else the majority's, and a tie where there is none"""
+    labels_dir: Path = Path("labels")
+    """folder of the answers"""
+    dataset: str = ""
+    """offline dataset (.hdf5) instead of the environment's own"""
+    data_dir: Path = Path("data")
+    """folder of the datasets and of the videos (IPL_DATA_DIR, if set, is the default)"""
+    host: str = "127.0.0.1"
+    """address of this machine that the page is served at; others than 127.0.0.1 can be reached from outside"""
+    port: Annotated[int, "[0, 65535]"] = 0
+    """port; 0: any free one"""
+    remote: bool = False
+    """print the command that makes the page visible on another machine through SSH"""
+    workers: Annotated[int, "[0, 1024]"] = 0
+    """processes that render; 0: one a core"""
+
+
+# ---------------------------------------------------------------- videos
+class Films:
+    """The videos of segments, rendered by worker processes in the order of the questions, and kept on disk."""
+
+    def __init__(self, task: Task, episodes: list[Episode], folder: Path, workers: Workers):
+        self.task, self.episodes, self.folder, self.workers = task, episodes, folder, workers
+        self.failed: dict[Path, str] = {}
+
+    def path(self, segment: tuple[int, int], steps: int) -> Path:
+        """Where the video of `segment` = (episode, first step) is, or will be."""
+        episode, first = segment
+        return self.folder / f"episode-{episode}_first-{first}_steps-{steps}.mp4"
+
+    def why_not(self, path: Path) -> str:
+        """Empty, or why there will be no video at `path`."""
+        return self.failed.get(path, "")
+
+    def render(self, segments: list[tuple[int, int]], steps: int) -> None:
+        """Render the videos that are missing."""
+        missing = {segment: self.path(segment, steps) for segment in segments}
+        missing = {segment: path for segment, path in missing.items() if not path.exists()}
+        jobs = [(self.task, self.episodes[episode], first, steps, path, FRAMES, FPS)
+                for (episode, first), path in missing.items()]  # fmt: skip
+        try:
+            for (*_, path, _, _), why in zip(jobs, self.workers.run(film, jobs), strict=True):
+                if why:
+                    self.failed[path] = why
+        except (WorkersError, OSError) as error:
+            self.failed |= {path: str(error) for path in missing.values() if not path.exists()}
+        except Interrupted:
+            pass
+
+    def render_all(self, pairs: Pairs, order: list[int]) -> None:
+        """Render the pairs in `order`, those of a few at a time, so that what fails is known early."""
+        each = max(1, self.workers.count)
+        for i in range(0, len(order), each):
+            chosen = [tuple(map(int, segment)) for pair in order[i : i + each] for segment in pairs.segments[pair]]
+            self.render(chosen, pairs.steps)
+            if self.workers.stop():
+                return
+
+
+# ---------------------------------------------------------------- the command
+def stem(args: LabelArgs) -> Path:
+    """The labeller's files without their suffix. InputError: the name cannot be part of a file's name."""
+    if (args.name and not re.fullmatch(r"[A-Za-z0-9_]{1,40}", args.name)) or args.name == MERGED:
+        raise InputError(f"--name {args.name}: choose letters, digits and _, at most 40, and not {MERGED}")
+    env = re.sub(r"[^A-Za-z0-9_.-]", "-", args.env)
+    return args.labels_dir / (f"{env}-{args.name}" if args.name else env)
+
+
+def training_command(args: LabelArgs, npz: Path, labelled: int) -> str:
+    """The command that trains on the answers, as it is typed in the current folder."""
+    script = os.path.relpath(Path(__file__).resolve().parent.parent / "algorithms/ipl_iql.py")
+    words = ["python", script, "--env", args.env, "--preferences", str(npz)]
+    if labelled < FEW:
+        words += ["--preference-batch-size", str(max(1, labelled // 2))]
+    if args.dataset:
+        words += ["--dataset", args.dataset]
+    if args.data_dir != default_data_dir():
+        words += ["--data-dir", str(args.data_dir)]
+    return shlex.join(words)
+
+
+def addresses(host: str, port: int) -> list[str]:
+    """What browsers call this server: the values of Host that are let in."""
+    names = [host, "localhost"] if host == "127.0.0.1" else [host]
+    return [f"{name}:{port}" for name in names]
+
+
+def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> None:
+    """Serve the page until Ctrl-C. Every answer is on disk by then."""
+    suite, files = suites.SUITES[task.suite], stem(args)
+    if args.host in ("0.0.0.0", "::"):
+        raise InputError(f"--host {args.host}: name one address of this machine, such as {socket.gethostname()}")
+    dataset = Path(args.dataset) if args.dataset else suite.dataset(task, args.data_dir, workers)
+    episodes = suite.read_episodes(dataset, task)
+    project = {"env": task.env, "dataset": fingerprint(dataset), "seed": args.seed, "balance": args.balance,
+               "steps": suite.segment(task)}  # fmt: skip
+    with Answers(files.with_name(files.name + ".jsonl"), project) as answers:
+        pairs = draw_pairs(episodes, max(args.pairs, answers.pairs), project)
+        npz = files.with_name(files.name + ".npz")
+        films = Films(task, episodes, args.data_dir / "videos" / f"{task.env}_{project['dataset']}", workers)
+        order = [question.pair for question in pairs.questions if question.number not in answers.given]
+        print(f"{len(answers.given)} of {len(pairs.questions)} questions are answered", flush=True)
+        if order:
+            first = [tuple(map(int, segment)) for segment in pairs.segments[order[0]]]
+            if not all(films.path(segment, pairs.steps).exists() for segment in first):
+                require_rendering(workers, task, f"--env {task.env}")
+                films.render(first, pairs.steps)
+                for why in films.failed.values():
+                    raise InputError(f"{dataset}: {why}; its segments cannot be shown here, build it again")
+        token = secrets.token_urlsafe(16)
+
+        def save() -> str:
+            """Write the NPZ; the command that trains on it."""
+            labelled = write_pairs(npz, episodes, pairs, answers.labels(pairs), task)
+            return training_command(args, npz, labelled) if labelled else ""
+
+        session = Session(answers, pairs, films, save)
+        with serve(args.host, args.port, token, addresses, args.question, session) as port:
+            print(f"http://{args.host}:{port}/{token}/", flush=True)
+            if args.remote:
+                print("on the machine with the browser, before opening that address:\n"
+                      f"ssh -N -L {port}:{args.host}:{port} {getpass.getuser()}@{socket.getfqdn()}")  # fmt: skip
+            print("Ctrl-C ends; the same command resumes", file=sys.stderr, flush=True)
+            renderer = threading.Thread(target=films.render_all, args=(pairs, order))
+            renderer.start()
+            while not signals:
+                time.sleep(0.2)
+        renderer.join()  # the signal stops it too
+        print(*answers.summary(pairs), save(), sep="\n")
+
+
+def main(args: LabelArgs) -> None:
+    """Label, or merge what was labelled."""
+    task = suites.resolve(args.env)
+    args.env = task.env
+    with Signals() as signals:
+        workers = Workers(args.workers or available_cpus(), lambda: bool(signals))
+        try:
+            if args.merge:
+                path, labelled = merge(args, task, workers)
+                print(training_command(args, path, labelled))
+            else:
+                label(args, task, workers, signals)
+        except Interrupted:
+            pass
+        finally:
+            workers.close()
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main(parse_args(LabelArgs(data_dir=default_data_dir())))

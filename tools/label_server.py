@@ -1,0 +1,185 @@
+"""The page of tools.label and its server: who gets in, the next question, an answer, a video.
+
+The address holds a random token. A request without it, with another Host or Origin, or with a body that is not a small
+JSON object of the right fields, is refused. Paths of files come from the questions alone, never from a request.
+"""
+
+from __future__ import annotations
+
+import hmac
+import html
+import logging
+import math
+import secrets
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flask import Flask, Response, abort, jsonify, request, send_file
+from werkzeug.exceptions import HTTPException
+from werkzeug.serving import make_server
+
+from common.files import InputError
+from tools.answers import CHOICES, Answers, Pairs, Question
+
+PAGE = Path(__file__).with_name("label.html")
+SAVE_EVERY = 10
+"""answers between two writings of the NPZ"""
+LARGEST_BODY = 1_000
+"""bytes of a request"""
+POLICY = (
+    "default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; connect-src 'self'; media-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class Session:
+    """What the page shows, as JSON."""
+
+    def __init__(self, answers: Answers, pairs: Pairs, films, save: Callable[[], str]):
+        self.answers, self.pairs, self.films, self.save = answers, pairs, films, save
+        self.saving, self.warning, self.command = threading.Lock(), "", save()
+
+    def next(self) -> int:
+        """The first question without an answer, or the number of questions."""
+        numbers = (q.number for q in self.pairs.questions if q.number not in self.answers.given)
+        return next(numbers, len(self.pairs.questions))
+
+    def segments(self, question: Question) -> list[tuple[int, int]]:
+        """(episode, first step) of the segment on the left and of that on the right."""
+        both = [tuple(map(int, segment)) for segment in self.pairs.segments[question.pair]]
+        return both[::-1] if question.swapped else both
+
+    def show(self, number: int) -> dict:
+        """Question `number`, and how far the labeller is."""
+        total = len(self.pairs.questions)
+        same, both = self.answers.agreement(self.pairs)
+        state = {"number": number, "total": total, "answered": len(self.answers.given), "done": number == total,
+                 "labelled": len(self.answers.labels(self.pairs)), "seconds": self.answers.seconds(), "same": same,
+                 "both": both, "command": self.command, "warning": self.warning}  # fmt: skip
+        if number < total:
+            paths = [self.films.path(s, self.pairs.steps) for s in self.segments(self.pairs.questions[number])]
+            state |= {"ready": all(path.exists() for path in paths),
+                      "error": next(filter(None, map(self.films.why_not, paths)), ""),
+                      "times": self.answers.times[number],
+                      "answer": self.answers.given.get(number, {}).get("answer")}  # fmt: skip
+        return state
+
+    def answer(self, body: dict) -> bool:
+        """Save an answer; False: the question was answered meanwhile. The NPZ follows at every tenth and at the end."""
+        question = self.pairs.questions[body["number"]]
+        if not self.answers.add(question, body["times"], body["answer"], body["seconds"], body["waited"]):
+            return False
+        done = len(self.answers.given)
+        if done % SAVE_EVERY == 0 or done == len(self.pairs.questions) or body["times"]:
+            with self.saving:
+                self.write()
+        return True
+
+    def write(self) -> None:
+        """Write the NPZ. Where that fails the answers are safe, and the page says so."""
+        try:
+            self.command, self.warning = self.save(), ""
+        except (OSError, InputError) as error:
+            self.warning = f"Your answers are saved, but not the file for training: {error}"
+            print(self.warning, file=sys.stderr)
+
+
+def is_number(value, kind: type | tuple, high: float) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= high
+
+
+def valid(body, questions: int) -> bool:
+    """Whether a request's JSON is an answer."""
+    if not isinstance(body, dict) or body.keys() != {"number", "times", "answer", "seconds", "waited"}:
+        return False
+    whole = is_number(body["number"], int, questions - 1) and is_number(body["times"], int, 1e9)
+    return whole and body["answer"] in CHOICES and all(
+        is_number(body[name], (int, float), 1e6) for name in ("seconds", "waited"))  # fmt: skip
+
+
+def make_app(token: str, hosts: list[str], question: str, session: Session) -> Flask:
+    """The application. `hosts`: the values of the Host header that are let in."""
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
+    origins = [f"http://{host}" for host in hosts]
+    last = len(session.pairs.questions)
+
+    @app.before_request
+    def guard() -> None:
+        given = request.path.split("/")[1] if "/" in request.path else ""
+        known = request.headers.get("Host") in hosts and request.headers.get("Origin", origins[0]) in origins
+        if not known or not hmac.compare_digest(given.encode(errors="replace"), token.encode()):
+            abort(403, "no entry: open the address that the command printed")
+
+    @app.errorhandler(HTTPException)
+    def refuse(error: HTTPException) -> tuple[Response, int]:
+        return Response(f"{error.description}\n", mimetype="text/plain"), error.code or 500
+
+    @app.errorhandler(OSError)
+    def unsaved(error: OSError) -> tuple[Response, int]:
+        print(f"an answer could not be saved: {error}", file=sys.stderr)
+        return Response(f"Not saved: {error.strerror}. Try again.\n", mimetype="text/plain"), 507
+
+    @app.after_request
+    def protect(response: Response) -> Response:
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        if response.mimetype != "video/mp4":
+            response.headers["Cache-Control"] = "no-store"
+        return response
+
+    @app.get(f"/{token}/")
+    def page() -> Response:
+        nonce = secrets.token_urlsafe(16)
+        text = PAGE.read_text().replace("NONCE", nonce).replace("QUESTION", html.escape(question))
+        return Response(text, mimetype="text/html", headers={"Content-Security-Policy": POLICY.format(nonce)})
+
+    @app.get(f"/{token}/question")
+    @app.get(f"/{token}/question/<int:number>")
+    def ask(number: int = -1) -> Response:
+        number = session.next() if number < 0 else number
+        return jsonify(session.show(number)) if number <= last else abort(404, "no such question")
+
+    @app.post(f"/{token}/answer")
+    def answer() -> tuple[Response, int]:
+        body = request.get_json()
+        if not valid(body, last):
+            abort(400, "not an answer")
+        saved = session.answer(body)
+        return jsonify(session.show(session.next())), 200 if saved else 409
+
+    @app.get(f"/{token}/video/<int:number>/<any(left, right):side>")
+    def video(number: int, side: str) -> Response:
+        if number >= last:
+            abort(404, "no such question")
+        segment = session.segments(session.pairs.questions[number])[side == "right"]
+        path = session.films.path(segment, session.pairs.steps)
+        if not path.exists():
+            abort(404, "not rendered yet")
+        return send_file(path.resolve(), mimetype="video/mp4", conditional=True, max_age=3600)
+
+    return app
+
+
+@contextmanager
+def serve(host: str, port: int, token: str, hosts: Callable[[str, int], list[str]], question: str,
+          session: Session) -> Iterator[int]:  # fmt: skip
+    """Serve the page from a thread while the block runs; gives the port. InputError: host or port cannot be had."""
+    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)  # a line a request
+    try:
+        server = make_server(host, port, lambda *_: [], threaded=True)
+    except (OSError, SystemExit) as error:
+        reason = getattr(error, "strerror", None) or "is in use, or not of this machine"
+        raise InputError(f"--host {host} --port {port}: {reason}; choose others, or --port 0") from None
+    server.app = make_app(token, hosts(host, server.port), question, session)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
