@@ -150,3 +150,68 @@ def test_a_run_on_an_own_environment(module, tmp_path):
     call = [line[0], "-m", "tools.evaluate", str(seed / "final.pt"), "--episodes", "2"]
     done = subprocess.run(call, **environment(tmp_path, tmp_path))
     assert done.returncode == 0 and "length        5.000" in done.stdout, done.stderr
+
+
+# ---------------------------------------------------------------- the defaults
+def swing_up(obs):
+    """Adds energy to a pendulum, and balances it near the top."""
+    cos, sin, speed = obs
+    u = -(12 * np.arctan2(sin, cos) + 3 * speed) if cos > 0.85 else 3 * (speed or 0.1) * (5 - speed**2 / 6 - 5 * cos)
+    return [u / 2]
+
+
+def balance(obs):
+    return [obs @ np.array([2.0, 30.0, 2.5, 5.0]) / 3]
+
+
+def reach(obs):
+    """Pulls the fingertip towards the target: the transposed Jacobian times their distance, and damping."""
+    first, second = np.arctan2(obs[2:4], obs[:2])
+    tip = 0.11 * np.array([-np.sin(first + second), np.cos(first + second)])
+    jacobian = np.stack([0.1 * np.array([-np.sin(first), np.cos(first)]) + tip, tip], 1)
+    return -20 * jacobian.T @ obs[8:10] - 0.08 * obs[6:8]
+
+
+def draw_segments(env: str, controller, path: Path, pairs: int = 300, length: int = 25) -> tuple[float, float]:
+    """Pairs from episodes in which the controller acts, or with a chance of 0.3, 0.6 or 1 a random action. Returns the
+    mean returns of the controller and of random actions."""
+    sim, rng, episodes = suites.make(suites.resolve(env)), np.random.default_rng(1), []
+    for number in range(80):
+        obs, rows, done, chance = sim.reset(seed=1000 + number)[0], [], False, (0.0, 0.3, 0.6, 1.0)[number % 4]
+        while not done:
+            action = (
+                rng.uniform(-1, 1, sim.action_space.shape) if rng.random() < chance else np.asarray(controller(obs))
+            )
+            action = np.clip(action + rng.normal(0, 0.1, action.shape), -1, 1).astype(np.float32)
+            following, reward, terminated, truncated, _ = sim.step(action)
+            rows.append((obs, action, reward))
+            obs, done = following, terminated or truncated
+        episodes.append([np.array(column) for column in zip(*rows, strict=True)])
+    good, bad = (np.mean([episode[2].sum() for episode in episodes[k::4]]) for k in (0, 3))
+    long = [episode for episode in episodes if len(episode[2]) >= length]
+    sides: list[list] = [[], []]
+    for side in sides:
+        for episode in rng.integers(len(long), size=pairs):
+            first = rng.integers(len(long[episode][2]) - length + 1)
+            side.append([column[first : first + length] for column in long[episode]])
+    returns = [np.array([segment[2].sum() for segment in side]) for side in sides]
+    np.savez(path, label=0.5 + 0.5 * np.sign(returns[1] - returns[0]),
+             **{f"{name}_{k + 1}": np.stack([segment[column] for segment in sides[k]])
+                for k in (0, 1) for column, name in enumerate(("obs", "action"))})  # fmt: skip
+    return good, bad
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("env", "controller"), [
+    ("Pendulum-v1", swing_up), ("InvertedPendulum-v5", balance), ("Reacher-v5", reach)])  # fmt: skip
+def test_the_defaults_learn(env, controller, tmp_path):
+    """300 pairs of 25 steps, the defaults but for 5,000 updates: most of the way from random to the controller."""
+    good, bad = draw_segments(env, controller, tmp_path / "pairs.npz")
+    line = command("ipl_iql", "--env", env, "--preferences", "pairs.npz", "--total-steps", 5000, "--eval-every", 5000,
+                   "--num-seeds", 3, "--run-dir", "run")  # fmt: skip
+    done = subprocess.run(line, **{**environment(tmp_path, tmp_path), "timeout": 3000})
+    assert done.returncode == 0, done.stderr
+    ends = [float(path.read_text().splitlines()[-1].split(",")[2]) for path in tmp_path.glob("run/seed-*/eval.csv")]
+    print(f"{env}: controller {good:.1f}, random {bad:.1f}, seeds {ends}")
+    assert len(ends) == 3 and np.mean(ends) > bad + 0.7 * (good - bad)
