@@ -22,6 +22,21 @@ def read_preferences(path: Path, task: Task) -> Preferences:
     return read_npz_pairs(path, task) if path.suffix == ".npz" else suites.SUITES[task.suite].read_pairs(path, task)
 
 
+def find_files(args, task: Task, workers: Workers) -> tuple[Path, Path | None]:
+    """The file of the pairs and that of the offline dataset (None where nothing needs it), built or downloaded.
+
+    Raises:
+        InputError: they cannot be had.
+    """
+    dataset = Path(args.dataset) if args.dataset else None
+    source = Path(args.preferences) if args.preferences else None
+    if source is None and args.preference_labels == "human":
+        source = suites.human_pairs(task, args.data_dir, workers.stop)
+    if dataset is None and (args.use_replay or source is None):
+        dataset = suites.SUITES[task.suite].dataset(task, args.data_dir, workers)
+    return source or dataset, dataset
+
+
 def load(args, task: Task, workers: Workers, device: torch.device):
     """
     Returns:
@@ -31,13 +46,7 @@ def load(args, task: Task, workers: Workers, device: torch.device):
         InputError: a file is wrong, or there are fewer than --num-preferences pairs.
     """
     suite = suites.SUITES[task.suite]
-    dataset = Path(args.dataset) if args.dataset else None
-    source = Path(args.preferences) if args.preferences else None
-    if source is None and args.preference_labels == "human":
-        source = suites.human_pairs(task, args.data_dir, workers.stop)
-    if dataset is None and (args.use_replay or source is None):
-        dataset = suite.dataset(task, args.data_dir, workers)
-    source = source or dataset
+    source, dataset = find_files(args, task, workers)
     p = read_preferences(source, task)
     count = args.num_preferences or len(p.label)
     if count > len(p.label):

@@ -242,6 +242,7 @@ MAY_DIFFER = {  # name: (reason, the groups of scripts within which it is still 
     "make_update": ("the method", []),
     "policy": ("another actor", [ALL]),
     "act": ("another actor", [ALL]),
+    "learned_reward": ("each method's own reward", [("ipl_iql", "ipl_xql")]),
     "train": ("pt_iql trains its reward model first, iql needs rewards",
               [("ipl_iql", "ipl_awac", "ipl_xql", "mr_iql")]),
 }  # fmt: skip
