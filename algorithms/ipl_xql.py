@@ -223,6 +223,19 @@ def preference_loss(reward: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:  # 
     return loss, right.sum((1, 2)) / strict.sum((1, 2)).clamp(min=1)
 
 
+def learned_reward(state: dict, batch: Params, args: Args) -> Tensor:  # -> (S, N)
+    """The implied reward of a trained state, mean over the critics, for `tools.reward`.
+
+    Args:
+        batch: obs, next_obs (S, N, O), action (S, N, A), discount (S, N): zero for terminal states.
+    """
+    next_v = v_values(state["value"], batch["next_obs"])  # (S, N)
+    if args.target_clipping:
+        bound = 1 / (args.chi2_coeff * (1 - batch["discount"]))
+        next_v = next_v.clamp(-bound, bound)
+    return implied_reward(q_values(state["critic"], batch["obs"], batch["action"]), next_v, batch["discount"]).mean(1)
+
+
 def log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:  # (S, N, A), (S, 1, A), (S, N, A) -> (S, N)
     """Log density of a Gaussian with independent dimensions."""
     return (-0.5 * ((action - mean) / log_std.exp()).square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)

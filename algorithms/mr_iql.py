@@ -209,6 +209,15 @@ def preference_loss(reward: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:  # 
     return loss, right.sum((1, 2)) / strict.sum((1, 2)).clamp(min=1)
 
 
+def learned_reward(state: dict, batch: Params, args: Args) -> Tensor:  # -> (S, N)
+    """The model's reward, for `tools.reward`.
+
+    Args:
+        batch: obs (S, N, O), action (S, N, A).
+    """
+    return rewards(state["reward"], batch["obs"], batch["action"])
+
+
 def log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:  # (S, N, A), (S, 1, A), (S, N, A) -> (S, N)
     """Log density of a Gaussian with independent dimensions."""
     return (-0.5 * ((action - mean) / log_std.exp()).square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)

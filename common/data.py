@@ -22,6 +22,29 @@ def read_preferences(path: Path, task: Task) -> Preferences:
     return read_npz_pairs(path, task) if path.suffix == ".npz" else suites.SUITES[task.suite].read_pairs(path, task)
 
 
+def find_files(args, task: Task, workers: Workers) -> tuple[list[Path], Path | None, Labels]:
+    """The files of the pairs, the offline dataset's (None where nothing needs it), and how labels by index count.
+
+    Raises:
+        InputError: they cannot be had.
+    """
+    dataset = Path(args.dataset) if args.dataset else None
+    files, labels = [Path(args.preferences)] if args.preferences else [], Labels(())
+    if not files and args.preference_labels != "script":
+        labels = suites.labels_of(task, args.preference_labels)
+        files = suites.fetch(labels, args.data_dir, workers.stop)
+    if dataset is None and (args.use_replay or not files or labels.segment):
+        dataset = suites.SUITES[task.suite].dataset(task, args.data_dir, workers)
+    return files or [dataset], dataset, labels
+
+
+def read_pairs(files: list[Path], dataset: Path | None, labels: Labels, task: Task) -> Preferences:
+    """The pairs of what `find_files` found."""
+    if labels.segment:
+        return suites.SUITES[task.suite].read_labels(labels, files, dataset, task)
+    return read_preferences(files[0], task)
+
+
 def load(args, task: Task, workers: Workers, device: torch.device):
     """
     Returns:
@@ -30,16 +53,8 @@ def load(args, task: Task, workers: Workers, device: torch.device):
     Raises:
         InputError: a file is wrong, or there are fewer than --num-preferences pairs.
     """
-    suite = suites.SUITES[task.suite]
-    dataset = Path(args.dataset) if args.dataset else None
-    given, labels = [Path(args.preferences)] if args.preferences else [], Labels(())
-    if not given and args.preference_labels != "script":
-        labels = suites.labels_of(task, args.preference_labels)
-        given = suites.fetch(labels, args.data_dir, workers.stop)
-    if dataset is None and (args.use_replay or not given or labels.segment):
-        dataset = suite.dataset(task, args.data_dir, workers)
-    files = given or [dataset]
-    p = suite.read_labels(labels, files, dataset, task) if labels.segment else read_preferences(files[0], task)
+    files, dataset, labels = find_files(args, task, workers)
+    p = read_pairs(files, dataset, labels, task)
     count = args.num_preferences or len(p.label)
     if count > len(p.label):
         raise InputError(f"--num-preferences {count}: {files[0]} holds {len(p.label)} pairs; 0 takes all of them")
@@ -49,6 +64,6 @@ def load(args, task: Task, workers: Workers, device: torch.device):
     if args.use_replay or labels.segment:
         fingerprints["dataset"] = fingerprint(dataset)
     if args.use_replay:
-        t = suite.read_transitions(dataset, task)
+        t = suites.SUITES[task.suite].read_transitions(dataset, task)
         replay = ReplayBuffer(t.obs, t.action, t.reward, t.next_obs, t.terminal, device)
     return pairs, replay, fingerprints

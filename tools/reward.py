@@ -1,0 +1,386 @@
+"""The reward that a run has learned: how good it is, a page of pictures, a film, and the dataset labelled with it.
+
+    python -m tools.reward runs/drawer-open-v2/ipl_iql/seed-1
+    python -m tools.reward runs/drawer-open-v2/ipl_iql/seed-1 --film reward.gif
+
+Of IPL it is the implied reward, Q(s, a) - gamma V(s'); of MR-IQL its model's. A script takes part by a function
+`learned_reward(state, batch, args)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import imageio
+import numpy as np
+import torch
+import tyro
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from scipy import stats
+
+from common import suites
+from common.cli import default_data_dir, parse_args, user_errors
+from common.data import find_files, read_pairs
+from common.files import InputError, atomic, fingerprint, read_arrays, write_hdf5
+from common.rollouts import Workers, available_cpus, require_rendering
+from common.states import read_saved, tree_map
+from common.suites.base import Preferences, Task, Transitions
+from tools.evaluate import interval, load_actor, load_script
+
+RESAMPLES = 2_000
+"""of episodes, for the intervals of correlations"""
+BINS = 10
+"""of the calibration plot"""
+FRAME_EVERY, FRAMES_AFTER_SUCCESS = 4, 6
+"""steps between two pictures of a film; pictures after the first success"""
+GIF_BYTES = 1_000_000
+"""size of a GIF at the most: it is drawn smaller until it fits"""
+LEARNED, TRUE = "#0072B2", "#D55E00"
+
+
+@dataclass
+class RewardArgs:
+    """What reward a run has learned: numbers and a page of pictures, or a film, or a labelled dataset."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """seeds' folders, with checkpoint.pt and config.json inside"""
+    out: Path = Path("reward")
+    """folder of the pictures"""
+    film: str = ""
+    """write one episode of the policy, with its reward as a curve, to this .mp4 or .gif instead"""
+    relabel: str = ""
+    """write the offline dataset, with the learned reward in place of its own, to this .hdf5 instead"""
+    seed: int = 1_000_000
+    """of the film's episode"""
+    data_dir: Path = Path("data")
+    """folder of the datasets (IPL_DATA_DIR, if set, is the default)"""
+
+
+@dataclass
+class Learned:
+    """A run and its reward."""
+
+    folder: Path
+    config: dict
+    task: Task
+    script: object  # module of algorithms/
+    args: object  # its Args
+    state: dict  # leaves (1, ...)
+    step: int
+
+    def reward(self, obs, action, next_obs, terminal) -> np.ndarray:  # (N, O), (N, A), (N, O), (N,) -> (N,)
+        """The learned reward of transitions."""
+        parts = []
+        for rows in np.array_split(np.arange(len(obs)), max(1, len(obs) // 8192)):
+            arrays = {"obs": obs[rows], "action": action[rows], "next_obs": next_obs[rows],
+                      "discount": self.args.gamma * (1 - terminal[rows])}  # fmt: skip
+            batch = {name: torch.as_tensor(a, dtype=torch.float32).unsqueeze(0) for name, a in arrays.items()}
+            with torch.no_grad():
+                parts.append(self.script.learned_reward(self.state, batch, self.args)[0].numpy())
+        return np.concatenate(parts).astype(np.float64)
+
+
+# ---------------------------------------------------------------- reading
+def read_run(folder: Path, data_dir: Path) -> Learned:
+    """A seed's folder. InputError: it is none, or its method learns no reward that can be read."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        script, values = load_script(config["algorithm"]), config["args"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{folder}: no run's folder (config.json); name one like runs/ENV/ipl_iql/seed-1") from None
+    if not hasattr(script, "learned_reward"):
+        raise InputError(f"{folder}: {config['algorithm']} has no learned_reward(state, batch, args); only "
+                         "methods that learn a reward from states and actions can be looked at")  # fmt: skip
+    fields = {f.name for f in dataclasses.fields(script.Args)}
+    args = script.Args(**{k: v for k, v in values.items() if k in fields} | {"data_dir": data_dir})
+    saved = read_saved(folder / "checkpoint.pt", ("step", "state"), "name a folder with a run's checkpoint.pt")
+    state = tree_map(lambda p: p.float().unsqueeze(0), saved["state"])
+    task = suites.resolve(args.env, args.max_episode_steps)
+    return Learned(folder, config, task, script, args, state, saved["step"])
+
+
+def read_data(run: Learned) -> tuple[Preferences, Path, Path | None]:
+    """The run's pairs, their (first) file and the offline dataset's. InputError: they are not what it was trained on."""
+    workers = Workers(available_cpus())
+    try:
+        files, dataset, labels = find_files(run.args, run.task, workers)
+    finally:
+        workers.close()
+    for name, paths in (("preferences", files), ("dataset", [dataset])):
+        trained = run.config.get("dataset_fingerprint", {}).get(name)
+        if trained and trained != (now := fingerprint(*paths)):
+            raise InputError(f"{paths[0]}: is not what {run.folder} was trained on (fingerprint {trained} -> {now}); "
+                             "name the folder of the old data with --data-dir")  # fmt: skip
+    return read_pairs(files, dataset, labels, run.task), files[0], dataset
+
+
+# ---------------------------------------------------------------- numbers
+def held_out(run: Learned, p: Preferences) -> dict[str, np.ndarray] | None:
+    """The pairs after the first --num-preferences: summed rewards (P, 2) of their segments' transitions, label (P,).
+
+    A segment of L steps has L - 1 transitions: its last step leads to no known state. None: no pair is left.
+    """
+    first = run.args.num_preferences or len(p.label)
+    if first >= len(p.label):
+        return None
+    rows = p.start[first:, :, None] + np.arange(p.length - 1)  # (P, 2, L - 1)
+    flat = rows.reshape(-1)
+    reward = run.reward(p.obs[flat], p.action[flat], p.obs[flat + 1], np.zeros(len(flat)))
+    sums = {"learned": reward.reshape(rows.shape).sum(-1), "label": p.label[first:]}
+    return sums | ({} if p.reward is None else {"true": p.reward[rows].sum(-1)})
+
+
+def score_pairs(found: dict[str, np.ndarray]) -> dict[str, tuple]:
+    """Accuracy but for ties, with Wilson's interval, and log-loss: (mean, low, high)."""
+    logits, label = found["learned"][:, 1] - found["learned"][:, 0], found["label"]
+    right = ((logits > 0) == (label > 0.5))[label != 0.5].astype(float)
+    loss = np.logaddexp(0, logits) - label * logits
+    return {name: (x.mean(), *interval(x)) for name, x in (("accuracy", right), ("log-loss", loss)) if len(x)}
+
+
+def correlations(x: list[np.ndarray], y: list[np.ndarray]) -> dict[str, tuple]:
+    """Pearson's and Spearman's correlation of two quantities, given by episode, with 95 % intervals.
+
+    The bootstrap draws episodes; ranks are those of all data.
+    """
+    number = np.array([len(part) for part in x])
+    episode = np.repeat(np.arange(len(x)), number)
+    draws = np.random.default_rng(0).multinomial(len(x), np.full(len(x), 1 / len(x)), RESAMPLES)  # (R, E) counts
+    found = {}
+    for name, change in (("pearson", lambda v: v), ("spearman", stats.rankdata)):
+        a, b = (stats.zscore(change(np.concatenate(v))) for v in (x, y))
+        columns = (np.ones_like(a), a, b, a * a, b * b, a * b)
+        sums = np.stack([np.bincount(episode, v, len(x)) for v in columns], 1)  # (E, 6)
+        n, sa, sb, saa, sbb, sab = (draws @ sums).T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            r = (n * sab - sa * sb) / np.sqrt((n * saa - sa**2) * (n * sbb - sb**2))
+        found[name] = (float((a * b).mean()), *np.nanpercentile(r, (2.5, 97.5)))
+    return found
+
+
+def split(t: Transitions) -> list[slice]:
+    """The episodes of an offline dataset."""
+    follows = (t.next_obs[:-1] == t.obs[1:]).all(-1) & (t.terminal[:-1] == 0)
+    edges = np.concatenate([[0], np.flatnonzero(~follows) + 1, [len(t.obs)]])
+    return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def correlate(learned: np.ndarray, true: np.ndarray, episodes: list[slice], segment: int) -> dict[str, dict]:
+    """Correlations by step, by segment (the episodes' windows one after the other) and by episode."""
+
+    def sums(reward: np.ndarray) -> list[np.ndarray]:
+        parts = [reward[e][: (e.stop - e.start) // segment * segment] for e in episodes]
+        return [part.reshape(-1, segment).sum(1) for part in parts]
+
+    levels = {"step": [[r[e] for e in episodes] for r in (learned, true)],
+              "segment": [sums(learned), sums(true)],
+              "episode": [[r[e].sum(keepdims=True) for e in episodes] for r in (learned, true)]}  # fmt: skip
+    return {level: correlations(*pair) for level, pair in levels.items()}
+
+
+# ---------------------------------------------------------------- pictures
+def scaled(reward: np.ndarray) -> np.ndarray:
+    """Mean zero, standard deviation one: what a preference cannot tell of a reward."""
+    return (reward - reward.mean()) / max(reward.std(), 1e-12)
+
+
+def calibration(axes, found: dict[str, np.ndarray], label: str, colour: str) -> None:
+    """Predicted probability of the preferred segment against how often it was right, in bins of equal size."""
+    strict = found["label"] != 0.5
+    logits = (found["learned"][:, 1] - found["learned"][:, 0])[strict]
+    right = (logits > 0) == (found["label"][strict] > 0.5)
+    probability = 1 / (1 + np.exp(-np.abs(logits)))
+    bins = [part for part in np.array_split(np.argsort(probability), BINS) if len(part)]
+    means = [probability[part].mean() for part in bins], [right[part].mean() for part in bins]
+    axes.plot(*means, "o-", color=colour, label=label)
+    axes.plot([0.5, 1], [0.5, 1], ":", color="grey")
+    axes.set(xlabel="predicted probability", ylabel="share that was right", title="calibration, pairs held out")
+
+
+def page(run: Learned, found: dict | None, t: Transitions | None, learned, episodes, kinds: np.ndarray | None):
+    """One page: segments' sums, calibration, and the reward along three episodes."""
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    axes = figure.subplots(2, 3)
+    if found is not None:
+        calibration(axes[0, 1], found, run.config["algorithm"], LEARNED)
+        if "true" in found:
+            axes[0, 0].plot(found["true"].ravel(), found["learned"].ravel(), ".", ms=2, alpha=0.3, color=LEARNED)
+            axes[0, 0].set(xlabel="true reward", ylabel="learned reward", title="sums of segments, pairs held out")
+    if t is None:
+        for ax in axes[1]:
+            ax.set_axis_off()
+    else:
+        level = np.array([t.reward[e].sum() for e in episodes]), np.array([learned[e].sum() for e in episodes])
+        axes[0, 2].plot(*level, ".", color=LEARNED)
+        axes[0, 2].set(xlabel="true return", ylabel="learned return", title="episodes of the dataset")
+        chosen = {"expert": 0, "random": 2, "cross": 3}
+        shown = [(n, int(np.flatnonzero(kinds == k)[0])) for n, k in chosen.items()] if kinds is not None else [
+            (f"episode {i}", i) for i in (0, len(episodes) // 2, len(episodes) - 1)]  # fmt: skip
+        scales = [(r.mean(), max(r.std(), 1e-12)) for r in (learned, t.reward)]
+        for ax, (name, i) in zip(axes[1], shown, strict=True):
+            for r, (mean, std), words, colour in zip((learned, t.reward), scales, ("learned", "true"), (LEARNED, TRUE),
+                                                     strict=True):  # fmt: skip
+                ax.plot((r[episodes[i]] - mean) / std, color=colour, label=words, lw=1)
+            ax.set(xlabel="step", title=name)
+        axes[1, 0].set_ylabel("reward, scaled over the dataset")
+        axes[1, 0].legend()
+    figure.suptitle(f"{run.config['algorithm']} on {run.task.env} after {run.step} updates")
+    return figure
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """PNG and PDF, atomically."""
+    FigureCanvasAgg(figure)
+    for suffix in ("png", "pdf"):
+        with atomic(path.with_suffix(f".{suffix}")) as partial:
+            figure.savefig(partial, format=suffix, dpi=120)
+
+
+# ---------------------------------------------------------------- film
+def episode(run: Learned, seed: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """One episode of the policy, up to a while after its success: pictures, learned and true reward (n,)."""
+    act, env = load_actor(next(run.folder / n for n in ("final.pt", "best.pt") if (run.folder / n).exists())), None
+    env = suites.make(run.task, render=True)
+    obs, rows, frames, left, done = env.reset(seed=seed)[0], [], [], None, False
+    while not done and left != 0:
+        if len(rows) % FRAME_EVERY == 0:
+            frames.append(env.render())
+            left = None if left is None else left - 1
+        action = act(obs)
+        next_obs, reward, terminated, truncated, info = env.step(action)
+        rows.append((obs, action, next_obs, float(terminated), float(reward)))
+        obs, done = next_obs, terminated or truncated
+        if info.get("success", info.get("is_success")) and left is None:
+            left = FRAMES_AFTER_SUCCESS
+    o, a, n, terminal, true = (np.array(column) for column in zip(*rows, strict=True))
+    return frames, run.reward(o, a, n, terminal), true
+
+
+def draw_film(frames: list[np.ndarray], learned: np.ndarray, true: np.ndarray) -> list[Image.Image]:
+    """Every picture with the rewards up to it beside it, both scaled over the episode."""
+    curves = ((scaled(learned), "learned reward", LEARNED), (scaled(true), "true reward", TRUE))
+    low, high = (f([f(curve) for curve, *_ in curves]) for f in (np.min, np.max))
+    drawn = []
+    for k, frame in enumerate(frames):
+        figure = Figure(figsize=(4.2, 3.6), dpi=100, layout="constrained")
+        axes = figure.subplots()
+        for curve, words, colour in curves:
+            axes.plot(curve[: k * FRAME_EVERY + 1], color=colour, label=words)
+        axes.set(xlim=(0, len(learned)), ylim=(low - 0.2, high + 0.2), xlabel="step", ylabel="reward, scaled")
+        axes.legend(loc="upper left")
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        chart = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+        picture = Image.fromarray(frame)
+        picture = picture.resize((round(picture.width * chart.height / picture.height), chart.height))
+        whole = Image.new("RGB", (picture.width + chart.width, chart.height), "white")
+        whole.paste(picture, (0, 0))
+        whole.paste(chart, (picture.width, 0))
+        drawn.append(whole)
+    return drawn
+
+
+def write_film(path: Path, pictures: list[Image.Image]) -> None:
+    """MP4, or a GIF of at most GIF_BYTES."""
+    if path.suffix == ".mp4":
+        partial = path.with_name(f".{path.stem}.partial.mp4")  # imageio goes by the suffix
+        imageio.mimwrite(partial, [np.asarray(p) for p in pictures], fps=15, macro_block_size=8)
+        partial.replace(path)
+        return
+    for factor in (1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2):
+        small = [p.resize((int(p.width * factor), int(p.height * factor)), Image.Resampling.LANCZOS) for p in pictures]
+        palette = small[-1].quantize(64)
+        coded = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in small]
+        memory = io.BytesIO()
+        wait = [80] * (len(coded) - 1) + [1500]  # ms; the last picture stands
+        coded[0].save(memory, "GIF", save_all=True, append_images=coded[1:], duration=wait, loop=0, optimize=True)
+        if len(memory.getbuffer()) <= GIF_BYTES:
+            break
+    with atomic(path) as partial:
+        partial.write_bytes(memory.getbuffer())
+
+
+def film(run: Learned, path: Path, seed: int) -> None:
+    """One episode of the policy beside its learned and true reward. InputError: it cannot be made."""
+    if path.suffix not in (".mp4", ".gif") or not path.parent.is_dir():
+        raise InputError(f"--film {path}: must be an .mp4 or .gif in a folder that exists")
+    workers = Workers(1)
+    try:
+        require_rendering(workers, run.task, "--film")
+    finally:
+        workers.close()
+    frames, learned, true = episode(run, seed)
+    write_film(path, draw_film(frames, learned, true))
+    print(f"{path}: {len(learned)} steps, {path.stat().st_size / 1e6:.2f} MB")
+
+
+# ---------------------------------------------------------------- relabelling
+def relabel(run: Learned, dataset: Path | None, path: Path) -> None:
+    """The offline dataset with the learned reward, in the same layout; run and commit in its `protocol`."""
+    arrays = read_arrays(dataset) if dataset else {}
+    if "episodes/row" not in arrays or path.suffix != ".hdf5" or not path.parent.is_dir():
+        raise InputError(f"--relabel {path}: must be an .hdf5 in a folder that exists, of a run with an offline "
+                         "dataset in the layout of docs/data.md")  # fmt: skip
+    protocol = {**arrays.pop("protocol"), "reward": f"learned by {run.config['algorithm']}", "run": str(run.folder),
+                "step": run.step, "git_commit": run.config.get("git_commit")}  # fmt: skip
+    rows, length = arrays["episodes/row"], arrays["episodes/length"]
+    step = np.concatenate([row + np.arange(n) for row, n in zip(rows, length, strict=True)])
+    terminal = arrays.get("terminal", np.zeros(len(arrays["obs"])))[step]
+    reward = np.zeros(len(arrays["obs"]), np.float32)
+    reward[step] = run.reward(arrays["obs"][step], arrays["action"][step], arrays["obs"][step + 1], terminal)
+    write_hdf5(path, {**arrays, "reward": reward}, protocol)
+    print(f"{path}: {len(step)} transitions")
+
+
+# ---------------------------------------------------------------- the command
+def look(run: Learned, out: Path) -> list[tuple[str, str, tuple]]:
+    """Numbers of one run as (what, measure, (mean, low, high)); writes its page into `out`."""
+    p, source, dataset = read_data(run)
+    lines, found = [], held_out(run, p)
+    if found is None:
+        print(f"{source}: no pair is left that {run.folder} was not trained on")
+    else:
+        lines += [(f"{len(found['label'])} pairs held out", name, cells) for name, cells in score_pairs(found).items()]
+    t, learned, episodes, kinds = None, None, [], None
+    if dataset is not None:
+        t = suites.SUITES[run.task.suite].read_transitions(dataset, run.task)
+        learned, episodes = run.reward(t.obs, t.action, t.next_obs, t.terminal), split(t)
+        for level, values in correlate(learned, t.reward.astype(np.float64), episodes, p.length).items():
+            lines += [(f"by {level}", name, cells) for name, cells in values.items()]
+        kinds = read_arrays(dataset, lambda name: name == "episodes/kind").get("episodes/kind")
+        kinds = kinds if kinds is not None and set(range(4)) <= set(kinds) else None
+    out.mkdir(parents=True, exist_ok=True)
+    name = "-".join([run.task.env.replace("/", "-").replace(":", "-"), run.config["algorithm"], run.folder.name,
+                     str(run.step)])  # fmt: skip
+    write_figure(page(run, found, t, learned, episodes, kinds), out / name)
+    print(f"{out / name}.png, .pdf")
+    return lines
+
+
+def main(args: RewardArgs) -> None:
+    """Print the table and write the pictures; or the film; or the labelled dataset."""
+    runs = [read_run(folder, args.data_dir) for folder in args.runs]
+    if not runs or ((args.film or args.relabel) and len(runs) > 1):
+        raise InputError(f"{len(runs)} runs: name at least one; --film and --relabel take exactly one")
+    if args.film:
+        film(runs[0], Path(args.film), args.seed)
+    if args.relabel:
+        relabel(runs[0], read_data(runs[0])[2], Path(args.relabel))
+    if args.film or args.relabel:
+        return
+    rows = [(run, *line) for run in runs for line in look(run, args.out)]
+    print("\n| run | updates | what | measure | value | 95 % interval |\n| --- | --- | --- | --- | --- | --- |")
+    for run, what, measure, (mean, low, high) in rows:
+        print(f"| {run.folder} | {run.step} | {what} | {measure} | {mean:.3f} | {low:.3f} to {high:.3f} |")
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main(parse_args(RewardArgs(tyro.MISSING, data_dir=default_data_dir())))
