@@ -107,7 +107,7 @@ def read_run(folder: Path, data_dir: Path) -> Learned:
 
 
 def read_data(run: Learned) -> tuple[Preferences, Path, Path | None]:
-    """The run's pairs, their (first) file and the offline dataset's. InputError: they are not what it was trained on."""
+    """The run's pairs, their first file and the dataset's. InputError: they are not what it was trained on."""
     workers = Workers(available_cpus())
     try:
         files, dataset, labels = find_files(run.args, run.task, workers)
