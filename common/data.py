@@ -31,7 +31,7 @@ def load(args, task: Task, workers: Workers, device: torch.device):
         InputError: a file is wrong, or there are fewer than --num-preferences pairs.
     """
     suite = suites.SUITES[task.suite]
-    dataset = Path(args.dataset) if args.dataset else None
+    dataset = Path(args.dataset) if args.dataset not in ("", task.env) else None  # the task's own
     given, labels = [Path(args.preferences)] if args.preferences else [], Labels(())
     if not given and args.preference_labels != "script":
         labels = suites.labels_of(task, args.preference_labels)
