@@ -128,6 +128,7 @@ DEFAULTS = {  # pattern of SUITE:ENV: what differs from the defaults above, whic
     "d4rl:*-medium-v2": {"preference_labels": "crowd"},
     "d4rl:halfcheetah-medium-expert-*": {"preference_labels": "script", "num_preferences": 100},
     "d4rl:halfcheetah-medium-replay-*": {"preference_labels": "script", "num_preferences": 500},
+    "minari:*": {"num_preferences": 0, "dropout": 0.0},
     "gym:*": {
         "num_preferences": 0, "total_steps": 20_000, "eval_every": 1_000, "dropout": 0.0, "bc_steps": 8_000,
     },

@@ -28,7 +28,7 @@ def find_files(args, task: Task, workers: Workers) -> tuple[list[Path], Path | N
     Raises:
         InputError: they cannot be had.
     """
-    dataset = Path(args.dataset) if args.dataset else None
+    dataset = Path(args.dataset) if args.dataset not in ("", task.env) else None  # the task's own
     files, labels = [Path(args.preferences)] if args.preferences else [], Labels(())
     if not files and args.preference_labels != "script":
         labels = suites.labels_of(task, args.preference_labels)

@@ -36,7 +36,7 @@ class Runs:
 
     def __init__(self, algorithm: str, args, stop: Signals):
         self.algorithm, self.stop = algorithm, stop
-        self.task = suites.resolve(args.env, args.max_episode_steps)
+        self.task = suites.resolve(args.env, args.max_episode_steps, args.dataset)
         self.args = dataclasses.replace(args, env=self.task.env)
         self.device = setup_device(args)
         self.workers = Workers(available_cpus(), stop=lambda: bool(stop))

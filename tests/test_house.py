@@ -19,6 +19,7 @@ FLOORS = (
     ("common.files", "common.seeds"),
     ("common.buffers", "common.states", "common.suites.base"),
     ("common.suites.metaworld", "common.suites.robomimic", "common.suites.d4rl", "common.suites.gym"),
+    ("common.suites.minari",),
     ("common.suites",),
     ("common.rollouts",),
     ("common.data", "common.cli", "common.folder"),

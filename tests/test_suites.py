@@ -659,13 +659,13 @@ class Hostile:
     ("label", "first", "said"),
     [
         ([0, 1, 2], [0, 1, 2], "labels other than"),
-        ([], [], "labels other than"),
+        (np.zeros(0, int), np.zeros(0, int), "labels other than"),
         ([0.0, 1.0, 1.0], [0, 1, 2], "not whole numbers"),
         ([0, 1], [0, 1, 2], "'rows' has shape"),
         ([0, 1, 1], [0, 1, 1297], "past the 1496 rows"),
         ([0, 1, 1], [0, 1, -1], "past the 1496 rows"),
         (pickle.dumps(Hostile()), [0, 1, 2], "it would call"),
-        (pickle.dumps([0, 1, 1]), [0, 1, 2], "holds list"),
+        (pickle.dumps({0: 1}), [0, 1, 2], "holds dict"),
         (b"not a pickle", [0, 1, 2], "cannot be read"),
     ],
 )

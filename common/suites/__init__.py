@@ -34,10 +34,10 @@ from pathlib import Path
 import gymnasium
 
 from common.files import InputError, Remote, build_once, download
-from common.suites import d4rl, gym, metaworld, robomimic
+from common.suites import d4rl, gym, metaworld, minari, robomimic
 from common.suites.base import Labels, Task
 
-SUITES = {"metaworld": metaworld, "robomimic": robomimic, "d4rl": d4rl, "gym": gym}
+SUITES = {"metaworld": metaworld, "robomimic": robomimic, "d4rl": d4rl, "minari": minari, "gym": gym}
 
 
 def identify(env: str) -> tuple[str, str]:
@@ -56,12 +56,21 @@ def identify(env: str) -> tuple[str, str]:
     raise InputError(f"--env {env}: no such environment; {'did you mean ' + ', '.join(near) + '?' if near else known}")
 
 
-def resolve(env: str, max_steps: int = 0) -> Task:
+def env_of(dataset: str) -> str:
+    """The environment that a dataset brings with it, or an empty string."""
+    return minari.canonical(dataset) or ""
+
+
+def resolve(env: str, max_steps: int = 0, dataset: str = "") -> Task:
     """The task of an environment. `max_steps`: of an episode, 0: its own limit.
+
+    `dataset`: where it brings its environment, that one, which `env` must be.
 
     Raises:
         InputError: no such environment, or none that can be trained on.
     """
+    if env_of(dataset):
+        return minari.find(dataset, max_steps, env)
     suite, name = identify(env)
     return SUITES[suite].find(name, max_steps)
 

@@ -33,8 +33,7 @@ def canonical(env: str) -> str | None:
     """`my_package:My-v0` imports the module, which registers the id. InputError: it cannot be imported, or does not."""
     module, colon, name = env.rpartition(":")
     if colon:
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # a module beside which the user stands
+        see_modules_here()
         try:
             importlib.import_module(module)
         except Exception as error:  # whatever the user's module raises
@@ -48,9 +47,19 @@ def canonical(env: str) -> str | None:
     return env if name in gymnasium.registry else None
 
 
+def see_modules_here() -> None:
+    """Let a module be imported beside which the user stands."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
 def find(env: str, max_steps: int) -> Task:
     """Makes the environment once and reads its spaces. InputError: it cannot be made, or not be trained on."""
-    sim = _make(env, False, max_steps)
+    return Task("gym", env, *sizes(env, _make(env, False, max_steps), max_steps), max_steps)
+
+
+def sizes(env: str, sim: gymnasium.Env, max_steps: int) -> tuple[int, int]:
+    """Numbers of a flat observation and of an action. Closes `sim`. InputError: it cannot be trained on."""
     obs, action = sim.observation_space, sim.action_space
     limit = sim.spec.max_episode_steps if sim.spec else None
     if not isinstance(action, Box):
@@ -62,7 +71,7 @@ def find(env: str, max_steps: int) -> Task:
     if not (limit or max_steps):
         raise InputError(f"--env {env}: has no time limit; give one with --max-episode-steps, or register it with one")
     sim.close()
-    return Task("gym", env, gymnasium.spaces.flatdim(obs), action.shape[0], max_steps)
+    return gymnasium.spaces.flatdim(obs), action.shape[0]
 
 
 def flattens(space: gymnasium.Space) -> bool:
@@ -74,7 +83,11 @@ def flattens(space: gymnasium.Space) -> bool:
 
 
 def make(task: Task, render: bool = False) -> gymnasium.Env:
-    sim = _make(task.env, render, task.max_steps)
+    return wrap(_make(task.env, render, task.max_steps))
+
+
+def wrap(sim: gymnasium.Env) -> gymnasium.Env:
+    """Flat observations, actions in [-1, 1]."""
     if not isinstance(sim.observation_space, Box) or len(sim.observation_space.shape) != 1:
         sim = gymnasium.wrappers.FlattenObservation(sim)
     return gymnasium.wrappers.RescaleAction(sim, np.float32(-1), np.float32(1))

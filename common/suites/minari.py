@@ -1,0 +1,193 @@
+"""Datasets in the Farama Foundation's format: `--dataset minari:NAMESPACE/NAME-v0`, downloaded or recorded by oneself.
+
+A dataset knows its environment, which is any that Gymnasium can make: the id of the dataset is the environment's id.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import warnings
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, MultiBinary, Tuple
+
+from common.files import InputError, locked
+from common.suites import gym
+from common.suites.base import (
+    ACTION_LIMIT,
+    PAIRS,
+    Preferences,
+    Recipe,
+    Task,
+    Transitions,
+    check,
+    draw_pairs,
+)
+
+LABELS: dict[str, dict] = {}
+SEGMENT = 50
+"""steps of a segment"""
+
+
+def names() -> list[str]:
+    return []
+
+
+def canonical(env: str) -> str | None:
+    return env if env.startswith("minari:") else None
+
+
+@functools.cache
+def load(env: str):
+    """The dataset of an id, `minari:NAMESPACE/NAME-v0`, downloaded if it is not there.
+
+    Raises:
+        InputError: there is none, it cannot be had, or it is not stored as HDF5.
+    """
+    import minari
+    from minari.dataset.minari_dataset import parse_dataset_id
+    from minari.storage.local import get_dataset_path
+
+    name = env.removeprefix("minari:")
+    try:
+        parse_dataset_id(name)
+        folder = Path(get_dataset_path(name))
+        if not (folder / "data").exists():
+            _download(name, folder)
+        data = minari.load_dataset(name)
+    except Exception as error:  # each of Minari's hosts has its own
+        reason = (str(error).splitlines() or [""])[0]
+        advice = "`minari list local` and `minari list remote` name those that can"
+        raise InputError(f"--dataset {env}: cannot be had ({type(error).__name__}: {reason}); {advice}") from None
+    if not (Path(data.storage.data_path) / "main_data.hdf5").exists():
+        raise InputError(f'--dataset {env}: is not stored as HDF5; record it with data_format="hdf5"')
+    return data
+
+
+def _download(name: str, folder: Path) -> None:
+    """Once, if two processes ask at once; nothing is left of a download that is cut."""
+    import minari
+
+    (folder.parent).mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        if not (folder / "data").exists():
+            try:
+                minari.download_dataset(name)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+
+
+def find(env: str, max_steps: int, given: str = "") -> Task:
+    """The task of a dataset. `given`: what --env says, where that is not the dataset itself.
+
+    Raises:
+        InputError: `given` is another environment, or the dataset's cannot be made or trained on.
+    """
+    data = load(env)
+    own = data.env_spec.id if data.env_spec else None
+    if given not in ("", env) and given.split(":")[-1] != own:
+        raise InputError(f"--env {given}: {env} was recorded in {own}; leave --env out, or choose another --dataset")
+    obs_dim, act_dim = gym.sizes(env, _recover(env), max_steps)
+    if not gym.flattens(data.observation_space) or gymnasium.spaces.flatdim(data.observation_space) != obs_dim:
+        raise InputError(f"--dataset {env}: has observations {data.observation_space}, which do not flatten to the "
+                         f"{obs_dim} numbers of {own}")  # fmt: skip
+    return Task("minari", env, obs_dim, act_dim, max_steps)
+
+
+def _recover(env: str, render: bool = False) -> gymnasium.Env:
+    gym.see_modules_here()
+    gymnasium.logger.min_level = gymnasium.logger.ERROR  # it would advise newer versions
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about versions of packages
+            return load(env).recover_environment(render_mode="rgb_array" if render else None, disable_env_checker=True)
+    except Exception as error:  # whatever the environment's constructor raises
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(
+            f"--dataset {env}: its environment cannot be made ({type(error).__name__}: {reason})"
+        ) from None
+
+
+def make(task: Task, render: bool = False) -> gymnasium.Env:
+    return gym.wrap(_recover(task.env, render))
+
+
+def score(task: Task, episode_return: float) -> float | None:
+    """100 times Minari's normalised score, where the metadata have the two returns that it needs."""
+    metadata = load(task.env).storage.metadata
+    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    return None if low is None or high is None else float(100 * (episode_return - low) / (high - low))
+
+
+# ---------------------------------------------------------------- data
+def remote(task: Task) -> None:
+    return None
+
+
+def dataset(task: Task, folder: Path, workers, recipe: Recipe | None = None) -> Path:
+    """Minari's own folder, not the data folder, has it: there its recorder writes too."""
+    return Path(load(task.env).storage.data_path) / "main_data.hdf5"
+
+
+def flatten(space: gymnasium.Space, x, steps: int) -> np.ndarray:
+    """What Gymnasium's FlattenObservation makes of each of `steps` observations: (steps, O)."""
+    if isinstance(space, Dict | Tuple):
+        parts = space.items() if isinstance(space, Dict) else enumerate(space)
+        return np.concatenate([flatten(part, x[key], steps) for key, part in parts], -1)
+    if isinstance(space, Box | MultiBinary):
+        return np.asarray(x).reshape(steps, -1)
+    return np.stack([gymnasium.spaces.flatten(space, item) for item in x])
+
+
+def read_episodes(path: Path, task: Task) -> list[tuple[np.ndarray, ...]]:
+    """Of each episode of n steps: obs (n + 1, O), action (n, A) in [-1, 1], reward and terminal (n,)."""
+    data, episodes = load(task.env), []
+    space = data.action_space
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    for e in data.iterate_episodes():
+        steps, name = len(e.rewards), f"episode {e.id}"
+        obs = flatten(data.observation_space, e.observations, steps + 1)
+        obs = check(path, f"{name}, observations", obs, (steps + 1, task.obs_dim)).astype(np.float32)
+        action = check(path, f"{name}, actions", np.asarray(e.actions), (steps, task.act_dim))
+        action = 2 * (action - low) / (high - low) - 1  # which RescaleAction undoes
+        if action.size and np.abs(action).max() > 1 + 1e-3:
+            raise InputError(f"{path}: {name} has actions outside the bounds of {space}; record clipped ones")
+        action = action.clip(-ACTION_LIMIT, ACTION_LIMIT).astype(np.float32)
+        reward = check(path, f"{name}, rewards", np.asarray(e.rewards), (steps,)).astype(np.float32)
+        episodes.append((obs, action, reward, np.asarray(e.terminations, dtype=np.float32)))
+    if not any(len(reward) for _, _, reward, _ in episodes):
+        raise InputError(f"{path}: has no episodes; there is nothing to learn from")
+    return episodes
+
+
+def read_transitions(path: Path, task: Task) -> Transitions:
+    parts = [(obs[:-1], action, reward, obs[1:], end) for obs, action, reward, end in read_episodes(path, task)]
+    return Transitions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def read_pairs(path: Path, task: Task) -> Preferences:
+    """PAIRS pairs, labelled by their summed rewards."""
+    episodes = read_episodes(path, task)
+    length = np.array([len(reward) for _, _, reward, _ in episodes])
+    if length.max() < SEGMENT:
+        raise InputError(f"{path}: no episode is as long as a segment, {SEGMENT} steps; take --preferences FILE")
+    row = np.cumsum(length) - length
+    obs, action, reward = (np.concatenate(c) for c in zip(*((o[:-1], a, r) for o, a, r, _ in episodes), strict=True))
+    start, label = draw_pairs(length, row, reward, PAIRS, 0, SEGMENT, 1.0)
+    return Preferences(obs, action, start, label, SEGMENT, reward)
+
+
+def describe(path: Path, task: Task) -> list[str]:
+    """Episodes, their lengths and returns, and the share of ties."""
+    rewards = [reward for _, _, reward, _ in read_episodes(path, task)]
+    lengths, returns = [len(r) for r in rewards], [float(r.sum()) for r in rewards]
+    pairs = read_pairs(path, task)
+    return [
+        f"{len(rewards)} episodes of {min(lengths)} to {max(lengths)} steps, {sum(lengths)} transitions",
+        f"returns {min(returns):.1f} to {max(returns):.1f}, mean {np.mean(returns):.1f}",
+        f"{len(pairs.label)} pairs of {pairs.length} steps, ties: {(pairs.label == 0.5).mean():.4f}",
+    ]

@@ -1,0 +1,140 @@
+"""Minari: a dataset recorded with its own recorder, as docs/datasets.md shows, read, described and trained on."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import gymnasium
+import minari
+import numpy as np
+import pytest
+
+from common import suites
+from common.cli import default_args
+from common.files import InputError
+from common.suites.base import ACTION_LIMIT
+from tests.conftest import REPOSITORY, command, environment
+from tools import dataset
+
+MINE = "minari:me/pendulum-v0"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """MINARI_DATASETS_PATH with what the first block of docs/datasets.md records, fewer episodes of it."""
+    folder = tmp_path_factory.mktemp("minari")
+    text = (REPOSITORY / "docs/datasets.md").read_text()
+    code = re.search(r"```python\n# record.py\n(.*?)```", text, re.DOTALL)[1].replace("range(100)", "range(40)")
+    options = environment(folder, folder)
+    options["env"]["MINARI_DATASETS_PATH"] = str(folder)
+    done = subprocess.run([sys.executable, "-c", code], **options)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def mine(folder, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
+    suites.minari.load.cache_clear()
+    yield suites.resolve(MINE)
+    suites.minari.load.cache_clear()
+
+
+def record(id: str, sim: gymnasium.Env, steps: int = 5, **options) -> str:
+    sim = minari.DataCollector(sim)
+    sim.reset(seed=0)
+    for _ in range(steps):
+        if any(sim.step(sim.action_space.sample())[2:4]):
+            break
+    sim.create_dataset(id, **options)
+    return f"minari:{id}"
+
+
+def test_the_ten_lines_of_the_docs_train(folder, tmp_path):
+    options = environment(tmp_path, tmp_path)
+    options["env"]["MINARI_DATASETS_PATH"] = str(folder)
+    arguments = ["--dataset", MINE, "--hidden-sizes", 16, 16, "--total-steps", 40, "--eval-every", 20]
+    done = subprocess.run(
+        command("ipl_iql", *arguments, "--eval-episodes", 1, "--threads", 1, "--no-compile"), **options
+    )
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "runs/minari-me-pendulum-v0/ipl_iql/seed-1/eval.csv") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["0", "20", "40"]
+
+
+def test_read_as_recorded(mine):
+    path = suites.minari.dataset(mine, None, None)
+    t, p = suites.minari.read_transitions(path, mine), suites.minari.read_pairs(path, mine)
+    episodes = list(suites.minari.load(MINE).iterate_episodes())
+    assert (mine.obs_dim, mine.act_dim) == (3, 1) and len(t.obs) == 200 * 40 and not t.terminal.any()
+    np.testing.assert_array_equal(t.next_obs[:200], episodes[0].observations[1:])
+    np.testing.assert_allclose(t.action[:200], (episodes[0].actions / 2).clip(-ACTION_LIMIT, ACTION_LIMIT), atol=1e-7)
+    sim = suites.make(mine)
+    obs = sim.reset(seed=1)[0]
+    for row in range(200, 240):  # the recorded actions, rescaled, lead to the recorded observations
+        np.testing.assert_allclose(t.obs[row], obs, atol=1e-4)
+        obs = sim.step(t.action[row])[0]
+    rows = p.start[..., None] + np.arange(p.length)
+    assert (rows[..., 0] // 200 == rows[..., -1] // 200).all()
+    returns = t.reward.astype(np.float64)[rows].sum(-1)
+    assert np.array_equal(p.label, 0.5 + 0.5 * np.sign(returns[:, 1] - returns[:, 0]))
+
+
+def test_env_is_left_out_or_checked(mine):
+    from algorithms.ipl_iql import DEFAULTS, Args
+
+    assert default_args(Args, DEFAULTS, ["--dataset", MINE]).env == MINE
+    assert suites.resolve("Pendulum-v1", 0, MINE) == mine
+    with pytest.raises(InputError, match="was recorded in Pendulum-v1"):
+        suites.resolve("Hopper-v5", 0, MINE)
+
+
+def test_dictionaries_are_flattened_and_references_score(mine):
+    class Grouped(gymnasium.ObservationWrapper):
+        def __init__(self, sim):
+            super().__init__(sim)
+            box = gymnasium.spaces.Box
+            self.observation_space = gymnasium.spaces.Dict({"b": box(-9, 9, (2,)), "a": gymnasium.spaces.Discrete(2)})
+
+        def observation(self, obs):
+            return {"b": obs[:2], "a": int(obs[2] > 0)}
+
+    steps = 4
+    space = Grouped(gymnasium.make("Pendulum-v1")).observation_space
+    samples = [space.sample() for _ in range(steps)]
+    columns = {key: np.array([sample[key] for sample in samples]) for key in ("a", "b")}
+    want = [gymnasium.spaces.flatten(space, sample) for sample in samples]
+    np.testing.assert_array_equal(suites.minari.flatten(space, columns, steps), want)
+    assert suites.score(mine, -100.0) is None
+    low, high = {"ref_min_score": -1000.0}, {"ref_max_score": -200.0}
+    suites.minari.load(MINE).storage.update_metadata(low | high)
+    assert suites.score(mine, -600.0) == pytest.approx(50)
+
+
+def test_described(mine, tmp_path, capsys):
+    dataset.main(dataset.DatasetArgs(env=MINE, data_dir=tmp_path))
+    said = capsys.readouterr().out
+    assert "40 episodes of 200 to 200 steps" in said and "10000 pairs of 50 steps" in said
+
+
+def test_what_cannot_be_trained_on_is_refused_in_one_line(mine, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as on a machine without a network
+    discrete = record("me/discrete-v0", gymnasium.make("CartPole-v1"))
+    short = record("me/short-v0", gymnasium.make("Pendulum-v1", max_episode_steps=5))
+    cases = [("minari:me/none-v0", "cannot be had"), ("minari:x", "cannot be had"), (discrete, "Discrete actions")]
+    for env, said in cases:
+        with pytest.raises(InputError, match=said) as error:
+            suites.resolve(env)
+        assert "\n" not in str(error.value)
+    task = suites.resolve(short)
+    with pytest.raises(InputError, match="no episode is as long as a segment"):
+        suites.minari.read_pairs(suites.minari.dataset(task, None, None), task)
+    wild = SimpleNamespace(**{**vars(next(iter(suites.minari.load(short).iterate_episodes())))})
+    wild.actions = np.full_like(wild.actions, 3.0)
+    monkeypatch.setattr(type(suites.minari.load(short)), "iterate_episodes", lambda self: iter([wild]))
+    with pytest.raises(InputError, match="outside the bounds"):
+        suites.minari.read_transitions(suites.minari.dataset(task, None, None), task)
