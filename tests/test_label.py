@@ -129,11 +129,8 @@ class Person:
         self.wait("videos.every(v => !v.seeking)")
         return np.array(self.script(text, side)).reshape(64, 64, 4)[..., :3].astype(float)
 
-    def close(self) -> list[str]:
-        """Returns what the console holds."""
-        lines = [line["message"] for line in self.driver.get_log("browser")]
-        self.driver.quit()
-        return lines
+    def console(self) -> list[str]:
+        return [line["message"] for line in self.driver.get_log("browser")]
 
 
 def small(picture: np.ndarray) -> np.ndarray:
@@ -150,7 +147,7 @@ def read_lines(path: Path) -> list[dict]:
 @needs_browser
 def test_a_person_labels_ten_pairs(data_dir, tmp_path, can_render):
     """By keys and clicks, one answer taken back, a reload, a kill; then the NPZ, and a run that trains on it."""
-    arguments = ["--env", "drawer-open-v2", "--pairs", 10]
+    arguments = ["--env", "drawer-open-v2", "--pairs", 10, "--frames", 4]
     dataset = next((data_dir / "metaworld").glob("*.hdf5"))
     episodes = suites.SUITES["metaworld"].read_episodes(dataset, TASK)
     pairs = draw_pairs(episodes, 10, {"steps": 25, "seed": 0, "balance": False})
@@ -164,9 +161,10 @@ def test_a_person_labels_ten_pairs(data_dir, tmp_path, can_render):
             episode, step = pairs.segments[0][k]
             next(suites.SUITES["metaworld"].replay(sim, episodes[episode], step))
             there, other = small(sim.render()), person.picture({"left": "right", "right": "left"}[side])
-            assert np.abs(person.picture(side) - there).mean() < 4 < np.abs(other - there).mean()
+            own, elsewhere = (np.abs(picture - there).mean() for picture in (person.picture(side), other))
+            assert own < min(2, elsewhere / 1.5), (own, elsewhere)  # compression alone makes them differ
         person.script("(start(), 1)")
-        person.wait("videos.every(v => v.currentTime > 0.3)", 20)
+        person.wait("videos.every(v => v.currentTime > 0.2)", 20)
         for number, choice in enumerate(answers[:4]):
             assert person.number() == number
             person.answer(choice, click=number % 2 == 1)
@@ -188,8 +186,8 @@ def test_a_person_labels_ten_pairs(data_dir, tmp_path, can_render):
         person.wait("state.done")
         shown = person.driver.find_element("id", "command").text
         assert shown.endswith("--preferences labels/drawer-open-v2.npz --preference-batch-size 5")
-        errors = person.close()
-        assert not [line for line in errors if "favicon" not in line], errors
+        errors = [line for line in person.console() if "net::ERR_CONNECTION" not in line]  # by the killed server
+        assert not errors
         said = label.stop()
     finally:
         person.driver.quit()
@@ -499,7 +497,7 @@ def test_kills_at_random_moments_lose_nothing(data_dir, tmp_path, can_render):
     rng, saved, total = np.random.default_rng(0), 0, 0
     path = tmp_path / "labels/drawer-open-v2.jsonl"
     for _ in range(30):
-        label = Label(data_dir, tmp_path, "--pairs", 20_000, "--workers", 1)
+        label = Label(data_dir, tmp_path, "--pairs", 20_000, "--workers", 1, "--frames", 2)
         assert int(label.said[0].split()[0]) >= saved
         saved = total = int(label.said[0].split()[0])
         end = time.monotonic() + rng.uniform(0.05, 1.0)

@@ -31,8 +31,8 @@ from common.suites.base import Episode, Task
 from tools.answers import MERGED, Answers, Pairs, draw_pairs, merge, write_pairs
 from tools.label_server import Session, serve
 
-FRAMES, FPS = 16, 8
-"""of a video: two seconds, whatever the length of a segment"""
+FPS = 8
+"""frames a second"""
 FEW = 16
 """pairs of a batch by default in most scripts: fewer pairs need a smaller batch"""
 
@@ -69,6 +69,8 @@ class LabelArgs:
     """port; 0: any free one"""
     remote: bool = False
     """print the command that makes the page visible on another machine through SSH"""
+    frames: Annotated[int, "[2, inf)"] = 16
+    """frames of a video, whatever the length of a segment; 8 are shown a second, and fewer are rendered sooner"""
     workers: Annotated[int, "[0, 1024]"] = 0
     """processes that render; 0: one a core"""
 
@@ -77,14 +79,15 @@ class LabelArgs:
 class Films:
     """The videos of segments, rendered by worker processes in the order of the questions, and kept on disk."""
 
-    def __init__(self, task: Task, episodes: list[Episode], folder: Path, workers: Workers):
+    def __init__(self, task: Task, episodes: list[Episode], folder: Path, frames: int, workers: Workers):
         self.task, self.episodes, self.folder, self.workers = task, episodes, folder, workers
+        self.frames = frames
         self.failed: dict[Path, str] = {}
 
     def path(self, segment: tuple[int, int], steps: int) -> Path:
         """Where the video of `segment` = (episode, first step) is, or will be."""
         episode, first = segment
-        return self.folder / f"episode-{episode}_first-{first}_steps-{steps}.mp4"
+        return self.folder / f"episode-{episode}_first-{first}_steps-{steps}_frames-{self.frames}.mp4"
 
     def why_not(self, path: Path) -> str:
         """Empty, or why there will be no video at `path`."""
@@ -94,7 +97,7 @@ class Films:
         """Render the videos that are missing."""
         missing = {segment: self.path(segment, steps) for segment in segments}
         missing = {segment: path for segment, path in missing.items() if not path.exists()}
-        jobs = [(self.task, self.episodes[episode], first, steps, path, FRAMES, FPS)
+        jobs = [(self.task, self.episodes[episode], first, steps, path, self.frames, FPS)
                 for (episode, first), path in missing.items()]  # fmt: skip
         try:
             for (*_, path, _, _), why in zip(jobs, self.workers.run(film, jobs), strict=True):
@@ -155,7 +158,9 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
     with Answers(files.with_name(files.name + ".jsonl"), project) as answers:
         pairs = draw_pairs(episodes, max(args.pairs, answers.pairs), project)
         npz = files.with_name(files.name + ".npz")
-        films = Films(task, episodes, args.data_dir / "videos" / f"{task.env}_{project['dataset']}", workers)
+        films = Films(
+            task, episodes, args.data_dir / "videos" / f"{task.env}_{project['dataset']}", args.frames, workers
+        )
         order = [question.pair for question in pairs.questions if question.number not in answers.given]
         print(f"{len(answers.given)} of {len(pairs.questions)} questions are answered", flush=True)
         if order:
