@@ -57,10 +57,9 @@ def record(id: str, sim: gymnasium.Env, steps: int = 5, **options) -> str:
 def test_the_ten_lines_of_the_docs_train(folder, tmp_path):
     options = environment(tmp_path, tmp_path)
     options["env"]["MINARI_DATASETS_PATH"] = str(folder)
-    arguments = ["--dataset", MINE, "--hidden-sizes", 16, 16, "--total-steps", 40, "--eval-every", 20]
-    done = subprocess.run(
-        command("ipl_iql", *arguments, "--eval-episodes", 1, "--threads", 1, "--no-compile"), **options
-    )
+    arguments = ["--dataset", MINE, "--hidden-sizes", 16, 16, "--total-steps", 40, "--eval-every", 20,
+                 "--eval-episodes", 1, "--threads", 1, "--no-compile"]  # fmt: skip
+    done = subprocess.run(command("ipl_iql", *arguments), **options)
     assert done.returncode == 0, done.stderr
     with open(tmp_path / "runs/minari-me-pendulum-v0/ipl_iql/seed-1/eval.csv") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["0", "20", "40"]
