@@ -20,6 +20,7 @@ from common.suites.base import ACTION_LIMIT
 from tests.conftest import REPOSITORY, command, environment
 from tools import dataset
 
+pytest.importorskip("jax", reason="recording needs the packages of #record in requirements.txt")
 MINE = "minari:me/pendulum-v0"
 
 

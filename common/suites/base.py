@@ -50,9 +50,9 @@ class Labels:
 
 
 def released_by_ipl(name: str, blob: str) -> Labels:
-    """Pairs of Preference Transformer (Kim et al. 2023), as an NPZ in the form that IPL's authors released."""
-    path = f"preference_transformer/{name}"
-    return Labels((on_github(*IPL, f"datasets/{path}", path, blob),))
+    """Pairs that IPL's authors released as an NPZ: their own of MetaWorld; people's, and pairs labelled by reward, of
+    Preference Transformer's data (Kim et al. 2023). `name`: below datasets/ of their repository."""
+    return Labels((on_github(*IPL, f"datasets/{name}", name, blob),))
 
 
 @dataclass

@@ -99,10 +99,23 @@ def uni_rlhf(env: str, code: str, *blobs: str) -> Labels:
     return Labels(files, 200, within=False)
 
 
+RELEASED = {  # the human pairs labelled by reward
+    "hopper-medium-expert-v2": (
+        "hopper-medium-expert-v2/num100_script_train.npz", "255acf2fa4d254b01f526c707385b30951fc14a8"),
+    "hopper-medium-replay-v2": (
+        "hopper-medium-replay-v2/num500_script_train.npz", "1166755174b2323549d07147829d83d311ab6196"),
+    "walker2d-medium-expert-v2": (
+        "walker2d-medium-expert-v2/num100_script_train.npz", "5033751d3287724c568e55847a1a435e981f8737"),
+    "walker2d-medium-replay-v2": (
+        "walker2d-medium-replay-v2/num500_script_train.npz", "3f6fc8d7bed67a7b262553f3aa099dd10dbefc84"),
+}  # fmt: skip
 LABELS = {
-    "human": {env: released_by_ipl(*file) for env, file in HUMAN.items()}
+    "human": {env: released_by_ipl(f"preference_transformer/{name}", blob) for env, (name, blob) in HUMAN.items()}
     | {env: dppo(env, *files) for env, files in BY_INDEX.items()},
     "crowd": {env: uni_rlhf(env, *files) for env, files in CROWD.items()},
+    "released": {
+        env: released_by_ipl(f"preference_transformer/{name}", blob) for env, (name, blob) in RELEASED.items()
+    },
 }
 SEGMENT = 100
 """steps of a segment, as long as those that people labelled"""

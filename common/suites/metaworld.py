@@ -31,6 +31,7 @@ from common.suites.base import (
     draw_pairs,
     pairs_of_rows,
     read_rows,
+    released_by_ipl,
     require,
     transitions_of_rows,
 )
@@ -46,7 +47,16 @@ TASKS = (
 KINDS = ("expert", "within", "random", "cross")
 SUCCESS_STEPS = 25  # an episode ends after so many steps with success, consecutive or not
 HORIZON = 500
-LABELS: dict[str, dict] = {}
+RELEASED = {  # task: git blob id of the 10,000 pairs that IPL's authors released
+    "assembly": "1329d16bcc4a34175632cc4d1fe870ba7aee8ff9",
+    "button-press": "546c35e87352e0f2a4c67e906771ec6f866baa19",
+    "door-close": "17720b4eab39823215a3ee60851fb5a822229527",
+    "drawer-open": "73594174005953a1134f052736d4a334c2d6d5f1",
+    "plate-slide": "ff43d6ec1c2e11040059ebef0b7ae9b81be64461",
+    "sweep-into": "0f912cee0dc5c9592dbf5e5baa0638f378c49e56",
+}
+LABELS = {"released": {f"{task}-v2": released_by_ipl(f"metaworld/{task}_10000.npz", blob)
+                       for task, blob in RELEASED.items()}}  # fmt: skip
 SEGMENT, GAMMA = 25, 0.99  # length and label discount of the preference segments
 
 

@@ -39,7 +39,16 @@ HUMAN = {  # environment: file of human preferences, its git blob id
     "square-mh": ("Square/num500_q100_human_train.npz", "35250b0b7e0f9cf4ad8aad284a05544c89389b24"),
     "square-ph": ("Square/num100_q50_human_train.npz", "d3ac922577d4467ca981b36e8c1eefd8994aed96"),
 }
-LABELS = {"human": {env: released_by_ipl(*file) for env, file in HUMAN.items()}}
+RELEASED = {  # the same pairs labelled by reward
+    "can-mh": ("Can/num500_q100_script_train.npz", "9f25e361c23d5d80478cdad99ef88387827e185a"),
+    "can-ph": ("Can/num100_q50_script_train.npz", "74662f329acc746837bd80961f80e7cb7369084d"),
+    "lift-mh": ("Lift/num500_q100_script_train.npz", "33846c9d67c9097f700fdebaacfa21e0815a2141"),
+    "lift-ph": ("Lift/num100_q50_script_train.npz", "9537af07381126935276186e61150fe0a6bf2ec5"),
+    "square-mh": ("Square/num500_q100_script_train.npz", "9c3b1fdc1ac6f7472e285f89fad870d1ab4d9142"),
+    "square-ph": ("Square/num100_q50_script_train.npz", "f8055f76faa5b7c38cb833d6349032899659fb39"),
+}
+LABELS = {whose: {env: released_by_ipl(f"preference_transformer/{name}", blob) for env, (name, blob) in files.items()}
+          for whose, files in (("human", HUMAN), ("released", RELEASED))}  # fmt: skip
 SEGMENT = {"ph": 50, "mh": 100}
 """steps of a segment, as long as those that people labelled"""
 
