@@ -28,6 +28,7 @@ from common.suites.base import (
 )
 
 LABELS: dict[str, dict] = {}
+read_episodes, replay = gym.read_episodes, gym.replay  # its data hold no states that pictures are made from
 SEGMENT = 50
 """steps of a segment"""
 
@@ -143,7 +144,7 @@ def flatten(space: gymnasium.Space, x, steps: int) -> np.ndarray:
     return np.stack([gymnasium.spaces.flatten(space, item) for item in x])
 
 
-def read_episodes(path: Path, task: Task) -> list[tuple[np.ndarray, ...]]:
+def read_columns(path: Path, task: Task) -> list[tuple[np.ndarray, ...]]:
     """Of each episode of n steps: obs (n + 1, O), action (n, A) in [-1, 1], reward and terminal (n,)."""
     data, episodes = load(task.env), []
     space = data.action_space
@@ -165,13 +166,13 @@ def read_episodes(path: Path, task: Task) -> list[tuple[np.ndarray, ...]]:
 
 
 def read_transitions(path: Path, task: Task) -> Transitions:
-    parts = [(obs[:-1], action, reward, obs[1:], end) for obs, action, reward, end in read_episodes(path, task)]
+    parts = [(obs[:-1], action, reward, obs[1:], end) for obs, action, reward, end in read_columns(path, task)]
     return Transitions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def read_pairs(path: Path, task: Task) -> Preferences:
     """PAIRS pairs, labelled by their summed rewards."""
-    episodes = read_episodes(path, task)
+    episodes = read_columns(path, task)
     length = np.array([len(reward) for _, _, reward, _ in episodes])
     if length.max() < SEGMENT:
         raise InputError(f"{path}: no episode is as long as a segment, {SEGMENT} steps; take --preferences FILE")
@@ -183,7 +184,7 @@ def read_pairs(path: Path, task: Task) -> Preferences:
 
 def describe(path: Path, task: Task) -> list[str]:
     """Episodes, their lengths and returns, and the share of ties."""
-    rewards = [reward for _, _, reward, _ in read_episodes(path, task)]
+    rewards = [reward for _, _, reward, _ in read_columns(path, task)]
     lengths, returns = [len(r) for r in rewards], [float(r.sum()) for r in rewards]
     pairs = read_pairs(path, task)
     return [
@@ -191,3 +192,8 @@ def describe(path: Path, task: Task) -> list[str]:
         f"returns {min(returns):.1f} to {max(returns):.1f}, mean {np.mean(returns):.1f}",
         f"{len(pairs.label)} pairs of {pairs.length} steps, ties: {(pairs.label == 0.5).mean():.4f}",
     ]
+
+
+# ---------------------------------------------------------------- pictures
+def segment(task: Task) -> int:
+    return SEGMENT
