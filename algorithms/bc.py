@@ -70,7 +70,7 @@ class Args:
     preference_labels: Literal["human", "script", "crowd", "released"] = "script"
     """the environment's pairs: drawn from its offline dataset and labelled by reward (script), or as others released"""
     dataset: str = ""
-    """offline dataset (.hdf5) instead of the environment's own"""
+    """offline dataset instead of the environment's own: a file (.hdf5), or minari:ID, whose environment it brings"""
     data_dir: Path = Path("data")
     """folder of the datasets (IPL_DATA_DIR, if set, is the default)"""
     run_dir: str = ""
