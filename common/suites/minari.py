@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
@@ -19,6 +20,7 @@ from common.suites import gym
 from common.suites.base import (
     ACTION_LIMIT,
     PAIRS,
+    Episode,
     Preferences,
     Recipe,
     Task,
@@ -143,7 +145,7 @@ def flatten(space: gymnasium.Space, x, steps: int) -> np.ndarray:
     return np.stack([gymnasium.spaces.flatten(space, item) for item in x])
 
 
-def read_episodes(path: Path, task: Task) -> list[tuple[np.ndarray, ...]]:
+def read_raw(path: Path, task: Task) -> list[tuple[np.ndarray, ...]]:
     """Of each episode of n steps: obs (n + 1, O), action (n, A) in [-1, 1], reward and terminal (n,)."""
     data, episodes = load(task.env), []
     space = data.action_space
@@ -165,13 +167,13 @@ def read_episodes(path: Path, task: Task) -> list[tuple[np.ndarray, ...]]:
 
 
 def read_transitions(path: Path, task: Task) -> Transitions:
-    parts = [(obs[:-1], action, reward, obs[1:], end) for obs, action, reward, end in read_episodes(path, task)]
+    parts = [(obs[:-1], action, reward, obs[1:], end) for obs, action, reward, end in read_raw(path, task)]
     return Transitions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def read_pairs(path: Path, task: Task) -> Preferences:
     """PAIRS pairs, labelled by their summed rewards."""
-    episodes = read_episodes(path, task)
+    episodes = read_raw(path, task)
     length = np.array([len(reward) for _, _, reward, _ in episodes])
     if length.max() < SEGMENT:
         raise InputError(f"{path}: no episode is as long as a segment, {SEGMENT} steps; take --preferences FILE")
@@ -181,9 +183,22 @@ def read_pairs(path: Path, task: Task) -> Preferences:
     return Preferences(obs, action, start, label, SEGMENT, reward)
 
 
+def segment(task: Task) -> int:
+    return SEGMENT
+
+
+def read_episodes(path: Path, task: Task) -> list[Episode]:
+    raise InputError(f"--env {task.env}: no pictures are made from Minari's data; label pairs of MetaWorld, robomimic or "
+                     "D4RL")  # fmt: skip
+
+
+def replay(sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
+    raise NotImplementedError("there are no episodes: see read_episodes")
+
+
 def describe(path: Path, task: Task) -> list[str]:
     """Episodes, their lengths and returns, and the share of ties."""
-    rewards = [reward for _, _, reward, _ in read_episodes(path, task)]
+    rewards = [reward for _, _, reward, _ in read_raw(path, task)]
     lengths, returns = [len(r) for r in rewards], [float(r.sum()) for r in rewards]
     pairs = read_pairs(path, task)
     return [
