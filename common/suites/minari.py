@@ -188,8 +188,8 @@ def segment(task: Task) -> int:
 
 
 def read_episodes(path: Path, task: Task) -> list[Episode]:
-    raise InputError(f"--env {task.env}: no pictures are made from Minari's data; label pairs of MetaWorld, robomimic or "
-                     "D4RL")  # fmt: skip
+    raise InputError(f"--env {task.env}: no pictures are made from Minari's data; label pairs of MetaWorld, robomimic "
+                     "or D4RL")  # fmt: skip
 
 
 def replay(sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
