@@ -92,7 +92,7 @@ def environment(data_dir: Path, folder: Path) -> dict:
 
 
 # The files that take longest first, so that two workers of pytest-xdist (see .ci/run) end at about the same time.
-LONGEST = "learning scripts faults suites report launch update".split()
+LONGEST = "learning scripts faults suites label report launch update".split()
 
 
 def pytest_collection_modifyitems(items: list) -> None:

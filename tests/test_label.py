@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -26,6 +27,8 @@ from common.files import InputError, read_arrays
 from common.rollouts import Workers, film, require_rendering
 from common.suites.base import Episode
 from tests.conftest import REPOSITORY, command, environment
+from tests.test_suites import episode as roll
+from tests.test_suites import write_d4rl, write_robomimic
 from tools.answers import Answers, Pairs, ask, draw_pairs, kappa, majority, write_pairs
 from tools.label_server import Session, make_app, serve
 
@@ -476,6 +479,24 @@ def test_robomimic_is_replayed_from_its_states():
     other = suites.make(task)
     assert np.abs(np.stack(list(suite.replay(other, episode, 4))) - recorded[4:]).max() < 1e-9
     assert np.abs(np.diff(recorded[:, :3], axis=0)).max() < 0.05 and np.ptp(recorded[:, -10:]) > 0
+
+
+def test_episodes_are_read_from_files(tmp_path):
+    """With their ends, and with what robomimic keeps beside the steps."""
+    parts = [roll("lift-ph", seed, 4 + seed) for seed in range(2)]
+    write_robomimic(tmp_path / "lift.hdf5", parts)
+    with h5py.File(tmp_path / "lift.hdf5", "r+") as file:
+        for name, demo in file["data"].items():
+            demo.attrs["model_file"] = f"<{name}/>"
+    found = suites.SUITES["robomimic"].read_episodes(tmp_path / "lift.hdf5", suites.resolve("lift-ph"))
+    assert [(len(e.reward), e.state["states"].shape, e.state["model_file"]) for e in found] == [
+        (4, (4, 32), "<demo_0/>"), (5, (5, 32), "<demo_1/>")]  # fmt: skip
+    assert all((e.obs == p["obs"].astype(np.float32)).all() for e, p in zip(found, parts, strict=True))
+    parts = [roll("hopper-medium-expert-v2", seed, 1000) for seed in range(3)]
+    write_d4rl(tmp_path / "hopper.hdf5", parts)
+    found = suites.SUITES["d4rl"].read_episodes(tmp_path / "hopper.hdf5", suites.resolve("hopper-medium-expert-v2"))
+    assert [len(e.reward) for e in found] == [len(p["reward"]) for p in parts]
+    assert all((e.obs == p["obs"].astype(np.float32)).all() for e, p in zip(found, parts, strict=True))
 
 
 # ---------------------------------------------------------------- kills
