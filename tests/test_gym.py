@@ -149,7 +149,7 @@ def test_a_run_on_an_own_environment(module, tmp_path):
     assert (seed / "eval.csv").read_text().splitlines()[-1].endswith(",5.0")
     call = [line[0], "-m", "tools.evaluate", str(seed / "final.pt"), "--episodes", "2"]
     done = subprocess.run(call, **environment(tmp_path, tmp_path))
-    assert done.returncode == 0 and "length        5.000" in done.stdout, done.stderr
+    assert done.returncode == 0 and "5.000 [5.000, 5.000]" in done.stdout, done.stderr
 
 
 # ---------------------------------------------------------------- the defaults

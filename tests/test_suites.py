@@ -585,7 +585,8 @@ def test_the_last_error_names_all_addresses(mirrors, tmp_path):
 
 def test_check_downloads_nothing(mirrors, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(d4rl.LABELS["human"], HOPPER, Labels((mirrors("hopper.npz", "refuses", "works"),)))
-    monkeypatch.delitem(d4rl.LABELS["crowd"], HOPPER)
+    for whose in ("crowd", "released"):
+        monkeypatch.delitem(d4rl.LABELS[whose], HOPPER)
     monkeypatch.setattr(d4rl, "remote", lambda task: mirrors("hopper.hdf5", "refuses", "stalls"))
     monkeypatch.delenv("IPL_DATA_DIR", raising=False)
     arguments = dataset.DatasetArgs(env=HOPPER, data_dir=tmp_path, check=True)
