@@ -20,9 +20,11 @@ import numpy as np
 import pytest
 
 import common.files
+from algorithms import ipl_iql
 from algorithms.ipl_iql import act
 from common import data, suites
 from common.buffers import PreferenceBuffer
+from common.cli import default_args, parse_args
 from common.files import InputError, Interrupted, Remote, download, read_pickle
 from common.rollouts import Workers, evaluate, rollout
 from common.suites import SUITES, d4rl, identify, resolve, robomimic
@@ -581,6 +583,20 @@ def test_the_last_error_names_all_addresses(mirrors, tmp_path):
     said = str(error.value)
     assert all(f"/{word}/lift.npz: " in said for word in how) and "403" in said and "timed out" in said
     assert said.endswith("--preferences") and "\n" not in said and left(tmp_path) == []
+
+
+@pytest.mark.parametrize(("suite", "env", "name"), [(robomimic, LIFT, "lift.npz"), (d4rl, HOPPER, "hopper.npz")])
+def test_released_pairs_are_downloaded_and_trained_on(mirrors, files, tmp_path, monkeypatch, suite, env, name):
+    """Without the offline dataset, which is not there: up to the buffer."""
+    assert re.fullmatch(r"[0-9a-f]{40}", suite.LABELS["released"][env].files[0].blob)
+    monkeypatch.setitem(suite.LABELS["released"], env, Labels((mirrors(name, "refuses", "works"),)))
+    monkeypatch.delenv("IPL_DATA_DIR", raising=False)
+    line = ["--env", env, "--preference-labels", "released", "--no-use-replay", "--segment-length", "8"]
+    args = parse_args(default_args(ipl_iql.Args, ipl_iql.DEFAULTS, line), [*line, "--data-dir", str(tmp_path)])
+    pairs, replay, fingerprints = data.load(args, resolve(env), Workers(1), "cpu")
+    with np.load(files["folder"] / name) as released:
+        assert np.array_equal(pairs.label.numpy(), released["label"].astype(np.float32))
+    assert replay is None and set(fingerprints) == {"preferences"}
 
 
 def test_check_downloads_nothing(mirrors, tmp_path, monkeypatch, capsys):
