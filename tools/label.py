@@ -151,6 +151,8 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
     suite, files = suites.SUITES[task.suite], stem(args)
     if args.host in ("0.0.0.0", "::"):
         raise InputError(f"--host {args.host}: name one address of this machine, such as {socket.gethostname()}")
+    if not files.with_name(files.name + ".jsonl").exists():  # the first start: before a dataset is built for nothing
+        require_rendering(workers, task, f"--env {task.env}")
     dataset = Path(args.dataset) if args.dataset else suite.dataset(task, args.data_dir, workers)
     episodes = suite.read_episodes(dataset, task)
     project = {"env": task.env, "dataset": fingerprint(dataset), "seed": args.seed, "balance": args.balance,
