@@ -102,7 +102,7 @@ def test_a_killed_worker_is_replaced_once(run, data_dir, tmp_path, whole):
     said = process.stderr.read()
     assert process.wait() == 1 and "worker processes failed twice" in said and said.count("\n") == 1
     assert (seed_folder(tmp_path / "again") / "checkpoint.pt").exists()
-    assert run("ipl_iql", *SMALL, cwd=tmp_path / "again").returncode == 0  # the same command goes on
+    assert run("ipl_iql", *SMALL, cwd=tmp_path / "again").returncode == 0  # the same command resumes
     assert_same_run(seed_folder(tmp_path / "again"), whole())
 
 
@@ -278,7 +278,7 @@ def test_other_checkpoints_are_refused_in_one_line_and_run_no_code(run, data_dir
         "checkpoint.pt: damaged": b"\x80\x04c__builtin__\nexit\n.",
         "(UnpicklingError)": saved({"args": Code()}),
     }
-    (folder / "final.pt").unlink()  # not finished, so that it would go on
+    (folder / "final.pt").unlink()  # not finished, so that it would resume
     for what, damaged in cases.items():
         path.write_bytes(damaged)
         refused("ipl_iql", data_dir, tmp_path, what, [])
@@ -402,7 +402,7 @@ def test_training_resumes_without_wandb_and_tensorboard(run, data_dir, tmp_path)
 
 
 def test_training_resumes_where_the_folder_of_wandb_is_full(data_dir, small_disk, tmp_path):
-    """The folder is a link into a full disk, in a run that goes on; it trains and evaluates."""
+    """The folder is a link into a full disk, in a run that is resumed; it trains and evaluates."""
     process = start_until(data_dir, tmp_path, lambda seed: (seed / "eval.csv").exists()
                           and "\n20," in (seed / "eval.csv").read_text(), *SMALL, "--total-steps", 100_000)  # fmt: skip
     process.send_signal(signal.SIGTERM)

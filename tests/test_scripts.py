@@ -101,8 +101,8 @@ def test_overwrite_starts_from_scratch(run, reference, tmp_path):
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch/mine").touch()
     (folder / "videos").symlink_to(tmp_path / "scratch")
-    anew = run("ipl_iql", *SMALL, "--run-dir", folder.parent, "--lr", 0.1, "--overwrite")
-    assert anew.returncode == 0, anew.stderr
+    again = run("ipl_iql", *SMALL, "--run-dir", folder.parent, "--lr", 0.1, "--overwrite")
+    assert again.returncode == 0, again.stderr
     assert [row["step"] for row in rows(folder / "eval.csv")] == ["0", "20", "40"]
     assert json.loads((folder / "config.json").read_text())["args"]["lr"] == 0.1
     assert (folder / "train.csv").read_bytes() != (reference / "train.csv").read_bytes()
@@ -162,7 +162,7 @@ def test_several_seeds_are_single_runs(run, reference, tmp_path):
         together = tensors(base / f"seed-{seed}/final.pt")
         for name, tensor in tensors(single / "final.pt").items():
             torch.testing.assert_close(together[name], tensor, rtol=1e-4, atol=1e-5)
-    # seed 2, trained with two others, is what a single run would go on from
+    # seed 2, trained with two others, is what a single run would resume from
     again = run("ipl_iql", *SMALL, "--seed", 2)
     assert again.returncode == 0 and "finished already" in again.stdout
 
