@@ -38,10 +38,11 @@ SMALL_OF["cpl"] = "--bc-steps 25 --reference --warmup-steps 10".split()
 
 
 @pytest.fixture(autouse=True)
-def denormal_numbers():
-    """A script that ran in this process left them off; hypothesis needs them."""
+def torch_as_it_was():
+    """A script that ran in this process changed it; hypothesis needs denormal numbers."""
     yield
     torch.set_flush_denormal(False)
+    torch.set_float32_matmul_precision("highest")
 
 
 @pytest.fixture(scope="session")

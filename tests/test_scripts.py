@@ -413,3 +413,13 @@ def test_no_thread_slows_down_for_denormal_numbers():
             "print(torch.get_num_threads(), small.count_nonzero().item())")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.stdout.split() == ["2", "0"], done.stderr
+
+
+def test_products_are_float32_on_whatever_library():
+    """bfloat16 would be off by 1e-2."""
+    code = ("import torch\nfrom algorithms.ipl_iql import Args\nfrom common.cli import setup_device\n"
+            "setup_device(Args(device='cpu'))\n"
+            "a, b = torch.rand(2, 480, 256), torch.rand(2, 256, 256)\n"
+            "print(((a @ b).double() / (a.double() @ b.double()) - 1).abs().max().item())")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert float(done.stdout) < 2e-6, done.stderr
