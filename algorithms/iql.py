@@ -276,14 +276,15 @@ def make_update(args: Args):
 
         # 1. V towards the target critic's Q
         q_target = q_values(state["critic_target"], obs, action).min(1).values  # (S, N)
-        adv = q_target - v_values(state["value"], obs)  # (S, N), with the V before this step's, as in the original
 
         def v_loss(value: Params) -> tuple[Tensor, Params]:
             v = v_values(value, obs)
-            loss = expectile_loss(q_target - v, args.expectile, share)
-            return loss, {"losses/value": loss, "train/v": v.mean(-1)}
+            adv = q_target - v  # (S, N)
+            loss = expectile_loss(adv, args.expectile, share)
+            return loss, {"losses/value": loss, "train/v": v.mean(-1), "adv": adv}
 
         metrics = descend(v_loss, state, "value", batch, args.lr)
+        adv = metrics.pop("adv")  # with the V before this step's, as in the original
 
         # 2. actor by advantage-weighted regression
         weight = (adv / args.beta).exp().clamp(max=args.clip_score)
