@@ -199,6 +199,8 @@ def check_finite(folder: Path, seeds: list[int], step: int, metrics: dict, state
     FOLDER/not-finite.pt: metrics, state (after that update) and batch, of all seeds of this process. Without `batch`,
     ahead of a checkpoint, the state's numbers are looked at too.
     """
+    if batch is not None and torch.stack(list(metrics.values())).isfinite().all():  # one look at all of them, quickly
+        return
     bad, of = {}, set()  # names, in their order; seeds
     for name, leaf in leaves(metrics if batch is not None else {**metrics, **state}):
         if not leaf.isfinite().all():

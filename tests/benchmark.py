@@ -3,9 +3,9 @@
     python -m tests.benchmark                    # all rows; nothing else should run
     python -m tests.benchmark --rows step seeds  # some of them
 
-`floor` is the time of the matrix products of one eager update alone, with its own shapes and layouts, in torch (a batch
-of one counts as a plain product). A ratio is the median of the turns' ratios, not the quotient of the medians beside
-it; its quartiles say how much the machine wavers.
+`floor` is arithmetic: the multiply-adds of all matrix products of an update, at the rate of its largest product, which
+is measured beside it. A ratio is the median of the turns' ratios, not the quotient of the medians beside it; its
+quartiles say how much the machine wavers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -31,8 +32,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from common import suites
 from common.buffers import PreferenceBuffer, ReplayBuffer
-from common.cli import default_args
+from common.cli import default_args, setup_device
 from common.rollouts import Workers, evaluate
+from common.runs import Runs
 from common.states import tree_map
 from common.suites.metaworld import MetaWorld, collect, dataset, plan
 
@@ -57,9 +59,8 @@ class Products(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def steps(script: str, env: str, seeds: int, compiled: bool, precision: str = "highest"):
-    """(run `n` updates, sampling included; run the matrix products of one update)"""
-    torch.set_float32_matmul_precision(precision)
+def steps(script: str, env: str, seeds: int, compiled: bool):
+    """(run `n` updates, sampling included; as many floors)"""
     module = importlib.import_module(f"algorithms.{script}")
     args = default_args(module.Args, module.DEFAULTS, ["--env", env])
     rng, task = np.random.default_rng(0), suites.resolve(env)
@@ -89,17 +90,17 @@ def steps(script: str, env: str, seeds: int, compiled: bool, precision: str = "h
     products = Products()
     with products:
         eager(tree_map(torch.clone, state), batch())
-    # the product of one pair of matrices as such, not as a batch of one
-    operands = [(a[0], b[0]) if a.dim() == 3 and len(a) == 1 else (a, b) for a, b in products.found]
+    work = [a.numel() * b.shape[-1] for a, b in products.found]  # multiply-adds
+    largest = work.index(max(work))
+    share, (a, b) = sum(work) / work[largest], products.found[largest]
 
     def run(n: int) -> None:
         for _ in range(n):
             update(state, batch())
 
     def floor(n: int) -> None:
-        for _ in range(n):
-            for a, b in operands:
-                a @ b
+        for _ in range(round(n * share)):
+            a @ b
 
     return run, floor
 
@@ -114,15 +115,22 @@ def ms(function, seconds: float) -> float:
     return 1000 * (time.perf_counter() - began) / n
 
 
+def set_up(threads: int) -> str:
+    """What a run sets up. Returns its precision: see `common.cli.onednn_is_faster`."""
+    setup_device(importlib.import_module("algorithms.ipl_iql").Args(device="cpu", threads=threads))
+    return torch.get_float32_matmul_precision()
+
+
 def in_turn(functions: list, precisions: list[str] | None = None, repeats: int = 15) -> list[list[float]]:
-    """Milliseconds of each function, `repeats` times, one after the other in every repeat.
+    """Milliseconds of each function, `repeats` times, one after the other in every repeat, at a precision each.
 
     Many short turns: a shared machine has bad moments of seconds, and a ratio of two times of the same moment keeps.
     """
+    given = torch.get_float32_matmul_precision()
     times: list[list[float]] = [[] for _ in functions]
     for repeat in range(repeats + 1):
         for k, function in enumerate(functions):
-            torch.set_float32_matmul_precision(precisions[k] if precisions else "highest")
+            torch.set_float32_matmul_precision(precisions[k] if precisions else given)
             taken = ms(function, 0.4)
             if repeat:  # the first warms up, and compiles
                 times[k].append(taken)
@@ -131,22 +139,48 @@ def in_turn(functions: list, precisions: list[str] | None = None, repeats: int =
 
 # ---------------------------------------------------------------- measured in a process of their own
 def child_step(script: str, env: str, threads: int) -> dict:
-    """One update against its floor, and with bfloat16 products against float32."""
-    torch.set_num_threads(threads)
+    """One update against its floor; with the products of MKL against oneDNN's, or float32 against bfloat16."""
+    own = set_up(threads)
     run, floor = steps(script, env, 1, True)
     if script != "ipl_iql":
         full, least = in_turn([run, floor])
         return {"step": full, "floor": least}
-    medium, _ = steps(script, env, 1, True, "medium")
+    other = "highest" if own == "medium" else "medium"
     eager, _ = steps(script, env, 1, False)
-    functions = [run, floor, medium, eager]
-    full, least, half, slow = in_turn(functions, ["highest", "highest", "medium", "highest"])
-    return {"step": full, "floor": least, "medium": half, "eager": slow}
+    full, least, changed, slow = in_turn([run, floor, run, eager], [own, own, other, own])
+    return {"step": full, "floor": least, other: changed, "eager": slow}
+
+
+def child_loop() -> dict:
+    """The training loop against the updates in it, in turns of 100 updates."""
+    from algorithms import ipl_iql
+
+    stamps, compile_update = [], Runs.compile
+
+    def compile_timed(runs: Runs, update):
+        inner = compile_update(runs, update)
+
+        def timed(state, batch):
+            began = time.perf_counter()
+            metrics = inner(state, batch)
+            stamps.append((began, time.perf_counter()))
+            return metrics
+
+        return timed
+
+    Runs.compile = compile_timed
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
+        args = default_args(ipl_iql.Args, ipl_iql.DEFAULTS, ["--env", METAWORLD])
+        ipl_iql.train(replace(args, total_steps=1101, eval_every=1101, eval_episodes=1, threads=1, device="cpu",
+                              run_dir=folder))  # fmt: skip
+    firsts = range(100, 1100, 100)
+    return {"loop": [10 * (stamps[k + 100][0] - stamps[k][0]) for k in firsts],
+            "update": [10 * sum(end - began for began, end in stamps[k : k + 100]) for k in firsts]}  # fmt: skip
 
 
 def child_seeds(threads: int, seeds: int) -> dict:
     """Several seeds as one batch against one."""
-    torch.set_num_threads(threads)
+    set_up(threads)
     many, _ = steps("ipl_iql", METAWORLD, seeds, True)
     one, _ = steps("ipl_iql", METAWORLD, 1, True)
     together, alone = in_turn([many, one])
@@ -155,7 +189,7 @@ def child_seeds(threads: int, seeds: int) -> dict:
 
 def child_alone(threads: int, seconds: float, start_at: float) -> dict:
     """One training beside whatever else runs, its step's milliseconds: five turns that end at set times."""
-    torch.set_num_threads(threads or min(4, len(os.sched_getaffinity(0))))
+    set_up(threads)
     run, _ = steps("ipl_iql", METAWORLD, 1, True)
     run(20)
     if start_at and time.time() > start_at:
@@ -217,7 +251,7 @@ def child_collect() -> dict:
 
 
 CHILDREN = {function.__name__: function for function in
-            (child_step, child_seeds, child_alone, child_label, child_collect)}  # fmt: skip
+            (child_step, child_loop, child_seeds, child_alone, child_label, child_collect)}  # fmt: skip
 
 
 def start(name: str, *arguments, prefix: tuple[str, ...] = ()) -> subprocess.Popen:
@@ -256,10 +290,17 @@ def rows_step() -> None:
             row(f"{name}: step / floor", found["step"], found["floor"], "at most 1.3")
             if "medium" in found:
                 row(f"{name}: bfloat16 / float32 products", found["medium"], found["step"], "at most 0.5")
+            if "highest" in found:
+                row(f"{name}: products by oneDNN / by MKL", found["step"], found["highest"], "at most 0.6")
                 row(f"{name}: compiled / eager", found["step"], found["eager"], "at most 1.0")
         found = finish(start("child_step", "iql", LOCOMOTION, threads))
         name = f"iql, locomotion, {threads} thread{'s' * (threads > 1)}"
         row(f"{name}: step / floor", found["step"], found["floor"], "at most 1.6")
+
+
+def rows_loop() -> None:
+    found = finish(start("child_loop"))
+    row("ipl_iql, MetaWorld, 1 thread: loop / updates in it", found["loop"], found["update"], "at most 1.02")
 
 
 def rows_seeds() -> None:
@@ -311,8 +352,8 @@ def rows_whole() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for what, flags, fresh, most in (
             ("start to first update, eager", ["--device", "cpu", "--no-compile"], False, 8),
-            ("the same compiled, no cache", ["--device", "cpu"], True, 25),
-            ("the same compiled, from the cache", ["--device", "cpu"], False, 12),
+            ("the same compiled, no cache", ["--device", "cpu"], True, 20),
+            ("the same compiled, from the cache", ["--device", "cpu"], False, 8),
         ):
             found = [first_update(Path(folder), f"cache{turn if fresh else 0}", *flags) for turn in range(5)]
             plain_row(what, [seconds for seconds, _ in found], "s", most)
@@ -362,7 +403,14 @@ def rows_data() -> None:
     row("Preference Transformer: one window at a time / labelling", found["one"], found["many"], "at least 20")
 
 
-ROWS = {"step": rows_step, "seeds": rows_seeds, "beside": rows_beside, "whole": rows_whole, "data": rows_data}
+ROWS = {
+    "step": rows_step,
+    "loop": rows_loop,
+    "seeds": rows_seeds,
+    "beside": rows_beside,
+    "whole": rows_whole,
+    "data": rows_data,
+}
 
 
 @dataclass
@@ -370,7 +418,7 @@ class BenchmarkArgs:
     """Measure, and print a Markdown table."""
 
     rows: tuple[str, ...] = tuple(ROWS)
-    """which: step, seeds, beside, whole, data"""
+    """which: step, loop, seeds, beside, whole, data"""
     child: str = ""
     """for the program itself: one measurement, as JSON"""
 
