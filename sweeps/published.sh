@@ -4,11 +4,11 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-# METHODS, TASKS, number of pairs, first and last seed: seed by seed, so that methods can be compared early
+# METHODS, TASKS, number of pairs, first and last seed: seed by seed, so that all tasks can be compared early
 metaworld() {
     local task seed
-    for task in $2; do
-        for seed in $(seq "$4" "$5"); do SEEDS=$seed METHODS=$1 TASKS=$task PAIRS=$3 bash metaworld.sh; done
+    for seed in $(seq "$4" "$5"); do
+        for task in $2; do SEEDS=$seed METHODS=$1 TASKS=$task PAIRS=$3 bash metaworld.sh; done
     done
 }
 human() { # sweep, METHODS, TASKS: the labelled segments alone
@@ -18,8 +18,9 @@ four="button-press-topdown-v2 drawer-open-v2 sweep-into-v2 plate-slide-v2"
 two="drawer-open-v2 sweep-into-v2"
 
 {
-    metaworld "ipl_iql mr_iql" "$four button-press-v2 assembly-v2" 4000 1 3
+    metaworld "ipl_iql mr_iql" "$four" 4000 1 3
     metaworld "cpl bc" "$four" 4000 1 3
+    metaworld "ipl_iql mr_iql" "button-press-v2 assembly-v2" 4000 1 3
     metaworld "ipl_iql mr_iql" "$two" 500 1 3
     human robomimic.sh "ipl_iql bc" "lift-ph can-ph"
     human locomotion.sh ipl_iql "hopper-medium-expert-v2 walker2d-medium-expert-v2"
