@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
@@ -60,6 +61,9 @@ def load(args, task: Task, workers: Workers, device: torch.device):
         raise InputError(f"--num-preferences {count}: {files[0]} holds {len(p.label)} pairs; 0 takes all of them")
     pairs = PreferenceBuffer(p.obs, p.action, p.start[:count], p.label[:count], p.length, p.reward, device)
     pairs.check(args.preference_batch_size, args.segment_length)
+    ties = (p.label[:count] == 0.5).sum()
+    if ties > 0.8 * count:
+        print(f"{files[0]}: {ties} of {count} pairs are ties, which say little about what is better", file=sys.stderr)
     fingerprints, replay = {"preferences": fingerprint(*files)}, None
     if args.use_replay or labels.segment:
         fingerprints["dataset"] = fingerprint(dataset)

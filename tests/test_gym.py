@@ -133,6 +133,16 @@ def test_pairs_of_another_size_or_none(module, tmp_path):
         assert said in str(error.value) and "\n" not in str(error.value), str(error.value)
 
 
+@pytest.mark.parametrize("ties", [4, 29])
+def test_pairs_that_nearly_all_tie_are_named(module, tmp_path, capsys, ties):
+    pairs = dict(np.load(write_pairs(tmp_path / "pairs.npz", 4, 2)))
+    np.savez(tmp_path / "pairs.npz", **pairs | {"label": np.where(np.arange(30) < ties, 0.5, 1.0)})
+    line = ["--env", f"{module}:Good-v0", "--preferences", str(tmp_path / "pairs.npz"), "--segment-length", "8"]
+    args = parse_args(default_args(ipl_iql.Args, ipl_iql.DEFAULTS, line), line)
+    load(args, suites.resolve(args.env), Workers(1), "cpu")
+    assert ("29 of 30 pairs are ties" in capsys.readouterr().err) == (ties == 29)
+
+
 def test_a_run_on_an_own_environment(module, tmp_path):
     """A real one, with all pairs of its file; resumed; its actor knows the limit of the episodes."""
     pairs = write_pairs(tmp_path / "pairs.npz", 4, 2)
