@@ -124,12 +124,17 @@ def test_report_is_the_same_every_time(runs, tmp_path):
         assert (tmp_path / "a" / name).stat().st_size > 200
 
 
-def test_published_results_are_what_the_report_makes_of_them(tmp_path):
-    """docs/results.md and results/report, from results/ by the command that docs/results.md shows. Tables to the byte;
-    pictures but for what another processor rounds otherwise."""
-    source, published, page = REPOSITORY / "docs/results.md", REPOSITORY / "results/report", tmp_path / "results.md"
+@pytest.mark.parametrize(
+    ("runs", "source", "out"),
+    [("published", "docs/results.md", "results/report"), ("small", "docs/results-small.md", "results/small/report")],
+)
+def test_published_results_are_what_the_report_makes_of_them(tmp_path, runs, source, out):
+    """A page and its pictures, by the command that the page shows. Tables to the byte; pictures but for what another
+    processor rounds otherwise."""
+    source, published, page = REPOSITORY / source, REPOSITORY / out, tmp_path / "results.md"
     shutil.copy(source, page)
-    call = [sys.executable, "-m", "tools.report", "results", "--out", str(tmp_path / "report"), "--into", str(page)]
+    call = [sys.executable, "-m", "tools.report", f"results/{runs}", "--out", str(tmp_path / "report")]
+    call += ["--into", str(page)]
     done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0 and "skipped" not in done.stderr and "ends at step" not in done.stderr, done.stderr
     assert page.read_text() == source.read_text()
