@@ -4,7 +4,8 @@
     python -m tools.report runs/ablations --filter env=drawer-open-v2 --x wall-clock
 
 Writes tables.md, tables.tex, curves.png, .pdf and .csv and, where runs of a method differ in their number of pairs,
-scaling.png and .pdf; where they differ in the share of mistakes of a simulated teacher, noise.png and .pdf. The note under the tables explains their columns.
+scaling.png and .pdf; of runs of sweeps/label_noise.sh noise.png and .pdf. The note under the tables explains their
+columns.
 """
 
 from __future__ import annotations
