@@ -124,8 +124,8 @@ def check_command(words: list[str], own: set[str]) -> None:
                 cls = next(c for c in vars(module).values() if is_dataclass(c) and c.__name__.endswith("Args"))
                 needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
                 check_arguments(cls(**dict.fromkeys(needed, tyro.MISSING)), rest)
-            for word in rest:
-                assert not word.endswith(".npz") or (REPOSITORY / word).exists()
+            for before, word in zip(["", *rest], rest, strict=False):
+                assert not word.endswith(".npz") or before == "--out" or (REPOSITORY / word).exists()
         case ["python", script, *rest]:
             rest = [STAND_INS.get(word, word) for word in rest]
             assert (REPOSITORY / script).exists()

@@ -9,6 +9,7 @@ import sys
 from types import SimpleNamespace
 
 import gymnasium
+import h5py
 import minari
 import numpy as np
 import pytest
@@ -64,6 +65,26 @@ def test_the_ten_lines_of_the_docs_train(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     with open(tmp_path / "runs/minari-me-pendulum-v0/ipl_iql/seed-1/eval.csv") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["0", "20", "40"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_ten_lines_of_the_docs_learn(tmp_path):
+    """As they stand in the docs, but for one thread: a policy better than the data's mean return."""
+    text = (REPOSITORY / "docs/datasets.md").read_text()
+    options = environment(tmp_path, tmp_path) | {"timeout": 1500}
+    options["env"]["MINARI_DATASETS_PATH"] = str(tmp_path)
+    line = re.search(r"^python algorithms/(ipl_iql)\.py (--dataset minari:.*)$", text, re.MULTILINE)
+    code = re.search(r"```python\n# record.py\n(.*?)```", text, re.DOTALL)[1]
+    for words in ([sys.executable, "-c", code], command(line[1], *line[2].split(), "--threads", 1, "--no-compile")):
+        done = subprocess.run(words, **options)
+        assert done.returncode == 0, done.stderr
+    with h5py.File(tmp_path / "me/pendulum-v0/data/main_data.hdf5") as file:
+        mean = np.mean([episode["rewards"][()].sum() for episode in file.values()])
+    with open(tmp_path / "runs/minari-me-pendulum-v0/ipl_iql/seed-1/eval.csv") as file:
+        final = float(list(csv.DictReader(file))[-1]["return_mean"])
+    print(f"return: data {mean:.0f}, policy {final:.0f}")
+    assert final > mean
 
 
 def test_read_as_recorded(mine):

@@ -363,6 +363,23 @@ def test_wrong_preferences_are_refused(files, change, said):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_d4rl_file_without_timeouts(files, tmp_path, monkeypatch):
+    """Every HORIZON-th step of an episode is its last, and the next counts from one; a terminal state ends it early."""
+    monkeypatch.setattr(d4rl, "HORIZON", 3)
+    path = tmp_path / "old.hdf5"
+    path.write_bytes((files["folder"] / "hopper.hdf5").read_bytes())
+    with h5py.File(path, "r+") as file:
+        del file["timeouts"]
+        terminal = np.zeros(len(file["terminals"]), bool)
+        terminal[4] = True  # episodes of 3, 2, 3, 3, ... rows
+        file["terminals"][...] = terminal
+    timeout = d4rl.read_raw(path, resolve(HOPPER))[-1]
+    assert np.flatnonzero(timeout).tolist() == [2, *range(7, len(timeout), 3)]
+    assert 5 in d4rl.rows_of_labels(timeout) and 7 not in d4rl.rows_of_labels(timeout)
+    said = "\n".join(d4rl.describe_episodes([len(e.reward) for e in d4rl.read_episodes(path, resolve(HOPPER))], [0.0]))
+    assert "episodes of" in said and "to 3 steps" in said
+
+
 @pytest.mark.parametrize(
     ("env", "change", "said"),
     [
@@ -371,7 +388,6 @@ def test_wrong_preferences_are_refused(files, change, said):
         (LIFT, lambda f: f["data/demo_0/actions"].__setitem__((0, 0), np.nan), "'data/demo_0/actions' holds NaN"),
         (LIFT, lambda f: f["data/demo_0/actions"].__setitem__((0, 0), 3.0), "outside"),
         (LIFT, lambda f: f.__delitem__("data"), "has no 'data/demo_0/actions'"),
-        (HOPPER, lambda f: f.__delitem__("timeouts"), "no 'timeouts'"),
         (HOPPER, lambda f: f["rewards"].__setitem__(3, np.inf), "'rewards' holds NaN or infinity"),
         (HOPPER, lambda f: f.move("actions", "a") or f.create_dataset("actions", data=f["a"][:-1]), "'actions' has"),
     ],

@@ -2,6 +2,7 @@
 
     python -m tools.dataset --env drawer-open-v2 --episodes 100 --noise 1.0 --seed 0
     python -m tools.dataset --env lift-ph        # on the login node, where compute nodes have no internet
+    python -m tools.dataset --env drawer-open-v2 --teacher mistake=0.1 --out pairs.npz   # a simulated teacher's labels
     python -m tools.dataset --env lift-ph --check   # downloads nothing: which of its files are here, or can be had
 
 A training run does the same where data are missing.
@@ -16,9 +17,10 @@ from typing import Annotated, Literal
 from common import suites
 from common.cli import default_data_dir, parse_args, user_errors
 from common.data import read_preferences
-from common.files import probe
+from common.files import InputError, probe
 from common.rollouts import Workers, available_cpus
-from common.suites.base import PAIRS, Recipe, Task
+from common.suites.base import PAIRS, Recipe, Task, describe_pairs
+from tools import teachers
 
 
 @dataclass
@@ -37,6 +39,13 @@ class DatasetArgs:
     """preference pairs"""
     labels: tuple[Literal["human", "crowd", "released"], ...] = ("human", "crowd")
     """labels to download, where the environment has them"""
+    dataset: str = ""
+    """offline dataset (.hdf5) to take instead of the environment's own"""
+    teacher: tuple[str, ...] = ()
+    """write the pairs as a simulated teacher labels them (B-Pref): any of mistake=0.1 equal=5 skip=20 beta=1 myopic=0.9
+    seed=1; `perfect` gives the labels as they are"""
+    out: str = ""
+    """file (.npz, for --preferences) that --teacher writes"""
     check: bool = False
     """download and build nothing: say which files are here or can be had; exit status 1 where one is neither"""
     data_dir: Path = Path("data")
@@ -63,6 +72,29 @@ def check(args: DatasetArgs, task: Task) -> bool:
     return all(found)
 
 
+def find_dataset(args: DatasetArgs, task: Task) -> Path:
+    """--dataset, or the environment's own, built or downloaded if it is not there."""
+    if args.dataset:
+        return Path(args.dataset)
+    workers = Workers(args.workers or available_cpus())
+    try:
+        recipe = Recipe(args.episodes, args.noise, args.seed, args.pairs)
+        return suites.SUITES[task.suite].dataset(task, args.data_dir, workers, recipe)
+    finally:
+        workers.close()
+
+
+def teach(args: DatasetArgs, task: Task) -> Path:
+    """Write the pairs of the dataset as --teacher labels them, and print what is in them."""
+    teacher, out = teachers.parse(args.teacher), Path(args.out)
+    if out.suffix != ".npz":
+        raise InputError(f"--out {args.out}: --teacher writes a file that ends in .npz; name it")
+    pairs = teachers.relabel(read_preferences(find_dataset(args, task), task), teacher)
+    teachers.write(out, pairs, teacher)
+    print(out, *describe_pairs(pairs), sep="\n")
+    return out
+
+
 def main(args: DatasetArgs) -> Path | None:
     """Build or download what is missing; print what is in it."""
     task = suites.resolve(args.env)
@@ -70,23 +102,19 @@ def main(args: DatasetArgs) -> Path | None:
         if not check(args, task):
             raise SystemExit(1)
         return None
+    if args.teacher or args.out:
+        return teach(args, task)
     suite = suites.SUITES[task.suite]
-    wanted = [whose for whose in args.labels if task.env in suite.LABELS.get(whose, {})]
-    labelled = {whose: suites.fetch(suites.labels_of(task, whose), args.data_dir) for whose in wanted}
-    for files in labelled.values():
+    wanted = [suites.labels_of(task, whose) for whose in args.labels if task.env in suite.LABELS.get(whose, {})]
+    labelled = [(labels, suites.fetch(labels, args.data_dir)) for labels in wanted]
+    for _, files in labelled:
         if len(files) == 1:
-            print(f"{files[0]}: {len(read_preferences(files[0], task).label)} pairs")
-    workers = Workers(args.workers or available_cpus())
-    try:
-        recipe = Recipe(args.episodes, args.noise, args.seed, args.pairs)
-        path = suite.dataset(task, args.data_dir, workers, recipe)
-    finally:
-        workers.close()
+            print(files[0], *describe_pairs(read_preferences(files[0], task)), sep="\n")
+    path = find_dataset(args, task)
     print(path, *suite.describe(path, task), sep="\n")
-    for whose, files in labelled.items():
+    for labels, files in labelled:
         if len(files) > 1:
-            pairs = suite.read_labels(suites.labels_of(task, whose), files, path, task)
-            print(f"{files[0]}: {len(pairs.label)} pairs")
+            print(files[0], *describe_pairs(suite.read_labels(labels, files, path, task)), sep="\n")
     return path
 
 

@@ -4,7 +4,8 @@
     python -m tools.report runs/ablations --filter env=drawer-open-v2 --x wall-clock
 
 Writes tables.md, tables.tex, curves.png, .pdf and .csv and, where runs of a method differ in their number of pairs,
-scaling.png and .pdf. The note under the tables explains their columns.
+scaling.png and .pdf; of runs of sweeps/label_noise.sh noise.png and .pdf. The note under the tables explains their
+columns.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import fnmatch
 import glob
 import json
+import re
 import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -96,6 +98,10 @@ def read_seed(folder: Path, metric: str) -> Seed:
     config = json.loads((folder / "config.json").read_text())
     data = {name: config.get("dataset_fingerprint", {}).get(name) for name in ("preferences", "dataset")}
     args = {**config["args"], **data, "algorithm": config["algorithm"]}
+    if share := re.search(
+        r"mistake-([\d.]+)\.npz$", config["args"].get("preferences") or ""
+    ):  # of sweeps/label_noise.sh
+        args |= {"mistake": float(share[1]), "preferences": None}  # says more than the file's fingerprint
     for kind, names in ((str, ("algorithm", "env")), (int, ("seed", "num_preferences", "total_steps"))):
         for name in names:
             if not isinstance(args[name], kind):
@@ -459,6 +465,19 @@ def scaling(groups: dict, out: Path) -> list[Path]:
     return draw(lines, "pairs", out, "scaling", points=True)
 
 
+def noise(groups: dict, out: Path) -> list[Path]:
+    """Final against the share of wrong labels, a panel for each task; none where no two shares were run."""
+    rows = []
+    for (env, pairs, name), seeds in groups.items():
+        values, share = np.array([seed.final for seed in seeds]), seeds[0].args.get("mistake")
+        method = " ".join(word for word in name.split() if not word.startswith("mistake="))
+        if share is not None:
+            panel = f"{env}, {pairs or 'all'} pairs"
+            rows.append((panel, seeds[0].metric, method, share, values.mean(), *bootstrap(values)))
+    lines = pd.DataFrame(rows, columns=["panel", "metric", "method", "x", "mean", "low", "high"])
+    return draw(lines.sort_values("x"), "share of wrong labels", out, "noise") if lines["x"].nunique() > 1 else []
+
+
 def main(args: ReportArgs) -> list[Path]:
     """Write tables and pictures; print the tables. Returns the paths written."""
     if args.x not in ("step", "wall-clock", "pairs"):
@@ -486,7 +505,8 @@ def main(args: ReportArgs) -> list[Path]:
     text = "\n\n".join((f"{title}:\n\n" if title else "") + markdown(rows) for title, rows in tables)
     explained = note(seeds, args.smooth)
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in ("curves.png", "curves.pdf", "curves.csv", "scaling.png", "scaling.pdf"):
+    for name in ("curves.png", "curves.pdf", "curves.csv", "scaling.png", "scaling.pdf", "noise.png",
+                 "noise.pdf"):  # fmt: skip
         (args.out / name).unlink(missing_ok=True)  # of an earlier report
     (args.out / "tables.md").write_text(f"{text}\n\n{explained}\n")
     (args.out / "tables.tex").write_text("\n\n".join(latex(rows) for _, rows in tables) + f"\n% {explained}\n")
@@ -499,6 +519,7 @@ def main(args: ReportArgs) -> list[Path]:
         paths += curves(groups, args.x, args.smooth, args.out)
     if by_pairs(groups):
         paths += scaling(groups, args.out)
+    paths += noise(groups, args.out)
     print(f"{text}\n\n{explained}\n" + "\n".join(map(str, paths)))
     return paths
 

@@ -65,6 +65,7 @@ class Preferences:
     label: np.ndarray  # (P,)
     length: int
     reward: np.ndarray | None = None  # (T,), where the file holds it
+    gamma: float = 1.0  # discount of the returns that labels from rewards compare
 
 
 @dataclass
@@ -155,9 +156,13 @@ def draw_pairs(length: np.ndarray, row: np.ndarray, reward: np.ndarray, pairs: i
     draw = np.random.default_rng([seed, len(length) + 1]).integers(0, ends[-1], (pairs, 2))
     episode = np.searchsorted(ends, draw, side="right")
     start = row[episode] + draw - (ends - windows)[episode]
-    rewards = reward[start[..., None] + np.arange(segment)].astype(np.float64)
-    returns = (rewards * gamma ** np.arange(segment)).sum(-1)
+    returns = segment_returns(reward, start, gamma ** np.arange(segment))
     return start, (0.5 + 0.5 * np.sign(returns[:, 1] - returns[:, 0])).astype(np.float32)
+
+
+def segment_returns(reward: np.ndarray, start: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(P, 2): the sum of `weight` (L,) times the rewards of each segment, which begins at row `start` (P, 2)."""
+    return (reward[start[..., None] + np.arange(len(weight))].astype(np.float64) * weight).sum(-1)
 
 
 def pairs_of_transitions(path: Path, t: Transitions, segment: int) -> Preferences:
@@ -213,6 +218,32 @@ def pairs_by_index(labels: Labels, files: list[Path], path: Path, rows: Preferen
     return Preferences(rows.obs, rows.action, start, label, steps, rows.reward)
 
 
+# ---------------------------------------------------------------- what is in them
+def describe_episodes(lengths: list[int], returns: list[float]) -> list[str]:
+    """Number, lengths and returns of episodes, a fact a line."""
+    return [
+        f"{len(lengths)} episodes of {min(lengths)} to {max(lengths)} steps, {sum(lengths)} transitions",
+        f"returns {min(returns):.1f} to {max(returns):.1f}, mean {np.mean(returns):.1f}",
+    ]
+
+
+def describe_pairs(p: Preferences) -> list[str]:
+    """Number, length and ties of pairs; where there are rewards, how often a label names the larger return."""
+    lines = [f"{len(p.label)} pairs of {p.length} steps, ties: {(p.label == 0.5).mean():.4f}"]
+    if p.reward is not None:
+        returns = segment_returns(p.reward, p.start, p.gamma ** np.arange(p.length))
+        larger = np.sign(returns[:, 1] - returns[:, 0])
+        decided = (p.label != 0.5) & (larger != 0)
+        agree = (np.sign(p.label - 0.5) == larger)[decided]
+        said = f"{100 * agree.mean():.0f} % of the {len(agree)} pairs without a tie" if len(agree) else "all are ties"
+        margin = np.median(np.abs(returns[:, 1] - returns[:, 0]))
+        lines += [
+            f"labels agree with the rewards: {said}",
+            f"returns of segments {returns.min():.4g} to {returns.max():.4g}, median difference in a pair {margin:.4g}",
+        ]
+    return lines
+
+
 # ---------------------------------------------------------------- this code's own HDF5
 def read_rows(path: Path, task: Task) -> dict[str, np.ndarray]:
     """The checked rows of an HDF5 in the layout of docs/data.md: obs, action, reward, episodes/row, episodes/length.
@@ -253,6 +284,15 @@ def transitions_of_rows(path: Path, task: Task) -> Transitions:
                        np.zeros_like(reward) if terminal is None else terminal)  # fmt: skip
 
 
+def describe_rows(path: Path, task: Task, segment: int) -> list[str]:
+    """The episodes of `read_rows`, and the pairs where there are some."""
+    arrays = read_rows(path, task)
+    steps = [slice(row, row + n) for row, n in
+             zip(arrays["episodes/row"], arrays["episodes/length"], strict=True)]  # fmt: skip
+    lines = describe_episodes(arrays["episodes/length"].tolist(), [arrays["reward"][part].sum() for part in steps])
+    return lines + (describe_pairs(pairs_of_rows(path, task, segment)) if "preferences/start" in arrays else [])
+
+
 def pairs_of_rows(path: Path, task: Task, segment: int) -> Preferences:
     """The pairs that an HDF5 of `read_rows` holds: preferences/start (P, 2) and preferences/label (P,)."""
     arrays = read_rows(path, task)
@@ -261,4 +301,5 @@ def pairs_of_rows(path: Path, task: Task, segment: int) -> Preferences:
     last = len(arrays["obs"]) - length
     start = check(path, "preferences/start", arrays["preferences/start"], (None, 2), 0, last, np.integer)
     label = check_labels(path, arrays["preferences/label"], len(start))
-    return Preferences(arrays["obs"], arrays["action"], start, label, length, arrays["reward"])
+    gamma = float(arrays["protocol"].get("gamma", 1.0))
+    return Preferences(arrays["obs"], arrays["action"], start, label, length, arrays["reward"], gamma)

@@ -18,6 +18,8 @@ from common.suites.base import (
     Transitions,
     check,
     check_actions,
+    describe_episodes,
+    describe_pairs,
     pairs_by_index,
     pairs_of_transitions,
     released_by_ipl,
@@ -117,6 +119,8 @@ LABELS = {
         env: released_by_ipl(f"preference_transformer/{name}", blob) for env, (name, blob) in RELEASED.items()
     },
 }
+HORIZON = 1000
+"""steps after which an episode is cut off"""
 SEGMENT = 100
 """steps of a segment, as long as those that people labelled"""
 
@@ -161,25 +165,34 @@ def dataset(task: Task, folder: Path, workers, recipe: Recipe | None = None) -> 
 
 
 def read_raw(path: Path, task: Task) -> tuple[np.ndarray, ...]:
-    """D4RL's HDF5 as it is: obs (T, O), action (T, A), reward, terminal, timeout (T,).
+    """D4RL's HDF5 as it is: obs (T, O), action (T, A), reward, terminal, timeout (T,), the last one as counted by
+    `at_time_limit` where the file has no `timeouts`.
 
     Rewards are scaled by 1000 / (largest - smallest return), as IQL and IPL do for locomotion.
     """
     keys = ("observations", "actions", "rewards", "terminals", "timeouts")
     arrays = read_arrays(path, lambda name: name in keys)
-    require(path, arrays, keys)
+    require(path, arrays, keys[:-1])
     rows = len(check(path, "observations", arrays["observations"], (None, task.obs_dim)))
     if not rows:
         raise InputError(f"{path}: 'observations' is empty; make the file again")
     action = check_actions(path, "actions", arrays["actions"], (rows, task.act_dim))
     reward = check(path, "rewards", arrays["rewards"], (rows,)).astype(np.float32)
     terminal = check(path, "terminals", arrays["terminals"], (rows,), 0, 1).astype(bool)
-    timeout = check(path, "timeouts", arrays["timeouts"], (rows,), 0, 1).astype(bool)
+    timeout = (check(path, "timeouts", arrays["timeouts"], (rows,), 0, 1).astype(bool) if "timeouts" in arrays
+               else at_time_limit(terminal))  # fmt: skip
     first = np.flatnonzero(np.append(True, (terminal | timeout)[:-1]))
     returns = np.add.reduceat(reward.astype(np.float64), first)
     scale = 1000 / max(returns.max() - returns.min(), 1e-6)
     obs = arrays["observations"].astype(np.float32)
     return obs, action, (reward * scale).astype(np.float32), terminal, timeout
+
+
+def at_time_limit(terminal: np.ndarray) -> np.ndarray:
+    """(T,): every HORIZON-th step of an episode, which a file without timeouts does not mark."""
+    row = np.arange(len(terminal))
+    first = np.maximum.accumulate(np.where(np.append(True, terminal[:-1]), row, 0))  # after the last terminal state
+    return (row - first) % HORIZON == HORIZON - 1
 
 
 def read_transitions(path: Path, task: Task) -> Transitions:
@@ -239,4 +252,8 @@ def replay(sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndar
 
 
 def describe(path: Path, task: Task) -> list[str]:
-    return [f"{len(read_transitions(path, task).obs)} transitions"]
+    """In the file's own rewards; those of pairs are scaled, see `read_raw`."""
+    raw = read_arrays(path, lambda name: name == "rewards")["rewards"].astype(np.float64)
+    lengths = [len(episode.reward) for episode in read_episodes(path, task)]
+    returns = np.add.reduceat(raw, np.cumsum([0, *lengths[:-1]])).tolist()
+    return [*describe_episodes(lengths, returns), *describe_pairs(read_pairs(path, task))]

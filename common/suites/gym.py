@@ -18,7 +18,16 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from common.files import InputError
-from common.suites.base import Episode, Preferences, Recipe, Task, Transitions, pairs_of_rows, transitions_of_rows
+from common.suites.base import (
+    Episode,
+    Preferences,
+    Recipe,
+    Task,
+    Transitions,
+    describe_rows,
+    pairs_of_rows,
+    transitions_of_rows,
+)
 
 LABELS: dict[str, dict] = {}
 SEGMENT = 25
@@ -140,4 +149,4 @@ def replay(sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndar
 
 
 def describe(path: Path, task: Task) -> list[str]:
-    return [f"{len(read_transitions(path, task).obs)} transitions"]
+    return describe_rows(path, task, SEGMENT)

@@ -28,11 +28,11 @@ from common.suites.base import (
     Recipe,
     Task,
     Transitions,
+    describe_rows,
     draw_pairs,
     pairs_of_rows,
     read_rows,
     released_by_ipl,
-    require,
     transitions_of_rows,
 )
 
@@ -261,9 +261,10 @@ def replay(sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndar
 
 
 def describe(path: Path, task: Task) -> list[str]:
-    """Success rate, length and return of each kind of episode, and the share of ties."""
-    arrays, pairs = read_rows(path, task), read_pairs(path, task)
-    require(path, arrays, ("episodes/kind", "success"))
+    """Of a dataset that `build` wrote also success rate, length and return of each kind of episode."""
+    arrays, whole = read_rows(path, task), describe_rows(path, task, SEGMENT)
+    if not {"episodes/kind", "success"} <= arrays.keys():
+        return whole
     lines = [f"{'kind':8} episodes  success  length   return"]
     for k, kind in enumerate(KINDS):
         chosen = np.flatnonzero(arrays["episodes/kind"] == k)
@@ -272,4 +273,4 @@ def describe(path: Path, task: Task) -> list[str]:
         success = np.mean([arrays["success"][part].max() for part in steps])
         returns = np.mean([arrays["reward"][part].sum() for part in steps])
         lines.append(f"{kind:8} {len(chosen):8} {success:8.2f} {length.mean():7.1f} {returns:8.1f}")
-    return [*lines, f"{len(pairs.label)} pairs of {pairs.length} steps, ties: {(pairs.label == 0.5).mean():.4f}"]
+    return [*lines, *whole]

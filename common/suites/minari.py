@@ -24,6 +24,8 @@ from common.suites.base import (
     Task,
     Transitions,
     check,
+    describe_episodes,
+    describe_pairs,
     draw_pairs,
 )
 
@@ -183,15 +185,9 @@ def read_pairs(path: Path, task: Task) -> Preferences:
 
 
 def describe(path: Path, task: Task) -> list[str]:
-    """Episodes, their lengths and returns, and the share of ties."""
     rewards = [reward for _, _, reward, _ in read_columns(path, task)]
-    lengths, returns = [len(r) for r in rewards], [float(r.sum()) for r in rewards]
-    pairs = read_pairs(path, task)
-    return [
-        f"{len(rewards)} episodes of {min(lengths)} to {max(lengths)} steps, {sum(lengths)} transitions",
-        f"returns {min(returns):.1f} to {max(returns):.1f}, mean {np.mean(returns):.1f}",
-        f"{len(pairs.label)} pairs of {pairs.length} steps, ties: {(pairs.label == 0.5).mean():.4f}",
-    ]
+    episodes = describe_episodes([len(reward) for reward in rewards], [float(reward.sum()) for reward in rewards])
+    return [*episodes, *describe_pairs(read_pairs(path, task))]
 
 
 # ---------------------------------------------------------------- pictures

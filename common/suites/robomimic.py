@@ -19,6 +19,8 @@ from common.suites.base import (
     Transitions,
     check,
     check_actions,
+    describe_episodes,
+    describe_pairs,
     pairs_of_transitions,
     released_by_ipl,
     require,
@@ -223,4 +225,6 @@ def replay(sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndar
 
 
 def describe(path: Path, task: Task) -> list[str]:
-    return [f"{len(read_transitions(path, task).obs)} transitions"]
+    rewards = [demo["reward"] for demo in read_demos(path, task, ())]
+    episodes = describe_episodes([len(reward) for reward in rewards], [float(reward.sum()) for reward in rewards])
+    return [*episodes, *describe_pairs(read_pairs(path, task))]
