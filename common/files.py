@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +24,21 @@ USERBLOCK = 512
 """bytes ahead of the HDF5 data, which HDF5 leaves to us: they begin with the SHA-256 of what follows"""
 TIMEOUT = 30
 """seconds without an answer, or without a byte, after which the next address is tried"""
+READ_TIMEOUT = 60
+"""seconds in which a foreign HDF5 must be read, and one more for each megabyte"""
+READ_ALL = """
+import resource, sys
+import h5py
+resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))  # a loop may allocate
+
+def take(_, item):
+    try:
+        item[()] if isinstance(item, h5py.Dataset) else dict(item.attrs)
+    except OSError:
+        pass  # the reader names it, if it wants it
+
+h5py.File(sys.argv[1], "r").visititems(take)
+"""
 PICKLED = {
     *(("numpy", name) for name in ("ndarray", "dtype")),
     *(("numpy._core.multiarray", name) for name in ("_reconstruct", "scalar")),
@@ -223,13 +239,13 @@ def read_arrays(path: Path, wanted: Callable[[str], bool] = lambda name: True) -
                 if damaged := file.zip.testzip():
                     raise ValueError(f"the checksum of {damaged} is wrong")
                 return {name: file[name] for name in file.files if wanted(name)}
-        _check_sum(path)
+        check_hdf5(path)
         arrays: dict[str, np.ndarray] = {}
         with h5py.File(path, "r") as file:
 
             def take(name: str | bytes, item) -> None:  # bytes: a damaged name
                 if isinstance(item, h5py.Dataset) and isinstance(name, str) and wanted(name):
-                    arrays[name] = item[()]
+                    arrays[name] = np.asarray(item[()])  # a lone string is none
                 elif isinstance(name, str) and wanted(f"{name}/model_file") and "model_file" in item.attrs:
                     arrays[f"{name}/model_file"] = item.attrs["model_file"]
 
@@ -237,6 +253,9 @@ def read_arrays(path: Path, wanted: Callable[[str], bool] = lambda name: True) -
             arrays["protocol"] = json.loads(file.attrs.get("protocol", "{}"))
             if "data" in file and "env_args" in file["data"].attrs:
                 arrays["env_args"] = json.loads(file["data"].attrs["env_args"])
+        for name in ("protocol", "env_args"):
+            if not isinstance(arrays.get(name, {}), dict):
+                raise ValueError(f"its attribute {name} is no JSON object")
         return arrays
     except Exception as error:  # damaged files raise many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -279,11 +298,22 @@ def _require_readable(path: Path) -> None:
         raise InputError(f"{path}: you may not read it; check its permissions")
 
 
-def _check_sum(path: Path) -> None:
-    """Raises ValueError where a file of `write_hdf5` has changed. The library may loop for ever over a damaged one."""
+def check_hdf5(path: Path) -> None:
+    """Raises ValueError where HDF5's library cannot be trusted with a file: it may loop for ever over a damaged one.
+
+    A file of `write_hdf5` has a checksum. Any other is read by a process of its own, with a time limit.
+    """
     with open(path, "rb") as raw:
         first, _, begin = raw.read(64), raw.seek(USERBLOCK), raw.read(4)
         raw.seek(USERBLOCK)
-        # `write_hdf5` wrote it if HDF5 begins here
-        if begin == b"\x89HDF" and first != hashlib.file_digest(raw, "sha256").hexdigest().encode():
-            raise ValueError("its checksum is wrong: damaged, or changed by hand")
+        if begin == b"\x89HDF":  # `write_hdf5` wrote it if HDF5 begins here
+            if first != hashlib.file_digest(raw, "sha256").hexdigest().encode():
+                raise ValueError("its checksum is wrong: damaged, or changed by hand")
+            return
+    limit = READ_TIMEOUT + path.stat().st_size // 1_000_000
+    try:
+        done = subprocess.run([sys.executable, "-c", READ_ALL, path], timeout=limit, capture_output=True, text=True)
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"not read in {limit} s; it is damaged") from None
+    if done.returncode:
+        raise ValueError((done.stderr.splitlines() or ["HDF5's library crashes over it"])[-1])

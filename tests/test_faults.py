@@ -16,12 +16,14 @@ import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
 import typing
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -30,7 +32,8 @@ from hypothesis import strategies as st
 
 from common import suites
 from common.cli import default_args, inside, parse_args, user_errors
-from common.files import InputError
+from common.data import read_preferences
+from common.files import InputError, read_arrays, write_hdf5
 from common.folder import Run
 from common.rollouts import Workers
 from common.suites.base import Recipe
@@ -390,6 +393,43 @@ def test_damaged_files_are_refused_or_read_right(data_dir, tmp_path, whole):
 @pytest.mark.slow
 def test_many_damaged_files_are_refused_or_read_right(data_dir, tmp_path, whole):
     fuzz_all(whole(), data_dir, tmp_path, 2000)
+
+
+def test_an_hdf5_that_loops_within_the_library_is_refused(tmp_path, monkeypatch):
+    """A list of free blocks whose first is its own next."""
+    monkeypatch.setattr("common.files.READ_TIMEOUT", 3)
+    path = tmp_path / "loops.hdf5"
+    with h5py.File(path, "w", libver="earliest") as file:
+        for name in "abcde":
+            file[name] = np.zeros(3)
+        del file["b"], file["d"]
+    assert set(read_arrays(path)) == {"a", "c", "e", "protocol"}
+    content = bytearray(path.read_bytes())
+    heap = content.find(b"HEAP")
+    _, free, address = struct.unpack("<QQQ", content[heap + 8 : heap + 32])
+    content[address + free : address + free + 8] = struct.pack("<Q", free)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"loops.hdf5: cannot be read \(.*damaged"):
+        read_arrays(path)
+
+
+@pytest.mark.parametrize("changes", [
+    {"protocol": []}, {"protocol": {"segment": "x"}}, {"protocol": {"segment": -5}}, {"protocol": {"segment": 10**9}},
+    {"obs": b"text"}, {"obs": np.array("x", "S1")}, {"reward": np.zeros(60, complex)}, {"preferences/start": 1.5},
+    {"episodes/row": np.array([50], np.uint8), "episodes/length": np.array([250], np.uint8)},
+])  # fmt: skip
+def test_wrong_types_under_a_right_checksum_are_refused_in_one_line(tmp_path, changes):
+    task, path = suites.resolve("drawer-open-v2"), tmp_path / "handmade.hdf5"
+    arrays = {"obs": np.zeros((60, 39)), "action": np.zeros((60, 4)), "reward": np.zeros(60),
+              "episodes/row": np.array([0]), "episodes/length": np.array([59]),
+              "preferences/start": np.zeros((2, 2), int), "preferences/label": np.ones(2)}  # fmt: skip
+    write_hdf5(path, arrays, {"segment": 25})
+    assert len(read_preferences(path, task).label) == 2
+    changed = dict(changes)
+    write_hdf5(path, arrays | {k: v for k, v in changed.items() if k != "protocol"}, changed.get("protocol", {}))
+    with pytest.raises(InputError) as error:
+        read_preferences(path, task)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
 # ---------------------------------------------------------------- logs that fail, odd places

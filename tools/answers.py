@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
+import math
 import os
 import threading
 import time
@@ -130,8 +131,8 @@ class Answers:
             os.fsync(folder)
             os.close(folder)
         elif found != self.project:
-            name = next(key for key in self.project if found.get(key) != self.project[key])
-            raise InputError(f"{self.path}: was begun with {name} {found.get(name)}, not {self.project[name]}; "
+            name = next(k for k in self.project | found if found.get(k) != self.project.get(k))
+            raise InputError(f"{self.path}: was begun with {name} {found.get(name)}, not {self.project.get(name)}; "
                              "give that, or choose another --name")  # fmt: skip
         return self
 
@@ -215,10 +216,11 @@ def parse(path: Path, content: bytes) -> tuple[dict, dict[int, dict], Counter]:
                 project = dict(line)
                 continue
             assert line["answer"] in CHOICES and min(line["question"], line["pair"], line["waited"]) >= 0
+            assert math.isfinite(line["seconds"] + line["waited"]) and line["pair"] <= line["question"] < 1_000_000
             assert isinstance(line["question"] + line["pair"], int) and isinstance(line["swapped"], bool)
             given[line["question"]] = line
             times[line["question"]] += 1
-        except (ValueError, KeyError, TypeError, AssertionError):
+        except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
             raise InputError(f"{path}: line {number} is no answer; delete that line") from None
     return project, given, times
 

@@ -108,7 +108,9 @@ def check(path: Path, name: str, array: np.ndarray, shape: tuple, low=-np.inf, h
     if array.ndim != len(shape) or any(want not in (None, have) for want, have in zip(shape, array.shape, strict=True)):
         want = " x ".join("any" if n is None else str(n) for n in shape)
         raise InputError(f"{path}: '{name}' has shape {array.shape}, not {want}; is it a file of this environment?")
-    if not (np.issubdtype(array.dtype, kind) or (array.dtype == bool and kind is np.number)):
+    if np.issubdtype(array.dtype, np.complexfloating) or not (
+        np.issubdtype(array.dtype, kind) or (array.dtype == bool and kind is np.number)
+    ):
         what = "numbers" if kind is np.number else "whole numbers"
         raise InputError(f"{path}: '{name}' holds {array.dtype}, not {what}; make the file again")
     with np.errstate(over="ignore"):
@@ -263,6 +265,9 @@ def read_rows(path: Path, task: Task) -> dict[str, np.ndarray]:
     rows = len(check(path, "obs", arrays["obs"], (None, task.obs_dim)))
     arrays["action"] = check_actions(path, "action", arrays["action"], (rows, task.act_dim))
     check(path, "reward", arrays["reward"], (rows,))
+    for name in ("episodes/row", "episodes/length"):
+        if arrays[name].dtype.kind in "iu":
+            arrays[name] = arrays[name].astype(np.int64)  # sums of small types would wrap
     number = len(check(path, "episodes/row", arrays["episodes/row"], (None,), 0, rows - 1, np.integer))
     check(path, "episodes/length", arrays["episodes/length"], (number,), 1, rows, np.integer)
     if not number:
@@ -297,7 +302,9 @@ def pairs_of_rows(path: Path, task: Task, segment: int) -> Preferences:
     """The pairs that an HDF5 of `read_rows` holds: preferences/start (P, 2) and preferences/label (P,)."""
     arrays = read_rows(path, task)
     require(path, arrays, ("preferences/start", "preferences/label"))
-    length = int(arrays["protocol"].get("segment", segment))
+    length = arrays["protocol"].get("segment", segment)
+    if not isinstance(length, int) or not 1 <= length <= len(arrays["obs"]):
+        raise InputError(f"{path}: its protocol has segments of {length!r} steps; make the file again")
     last = len(arrays["obs"]) - length
     start = check(path, "preferences/start", arrays["preferences/start"], (None, 2), 0, last, np.integer)
     label = check_labels(path, arrays["preferences/label"], len(start))

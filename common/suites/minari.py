@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, MultiBinary, Tuple
 
-from common.files import InputError, locked
+from common.files import InputError, check_hdf5, locked
 from common.suites import gym
 from common.suites.base import (
     ACTION_LIMIT,
@@ -151,7 +151,13 @@ def read_columns(path: Path, task: Task) -> list[tuple[np.ndarray, ...]]:
     data, episodes = load(task.env), []
     space = data.action_space
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    for e in data.iterate_episodes():
+    try:
+        check_hdf5(path)
+        recorded = list(data.iterate_episodes())
+    except Exception as error:  # damaged files raise many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: cannot be read ({reason}); delete its folder, and download or record it") from None
+    for e in recorded:
         steps, name = len(e.rewards), f"episode {e.id}"
         obs = flatten(data.observation_space, e.observations, steps + 1)
         obs = check(path, f"{name}, observations", obs, (steps + 1, task.obs_dim)).astype(np.float32)

@@ -166,7 +166,7 @@ def read_demos(path: Path, task: Task, groups: tuple[str, ...], extra: tuple[str
     demos = []
     for demo in (f"data/{name}" for name in names):
         require(path, arrays, tuple(f"{demo}/{name}" for name in sorted(wanted)))
-        steps = len(arrays[f"{demo}/actions"])
+        steps = len(check(path, f"{demo}/actions", arrays[f"{demo}/actions"], (None, task.act_dim)))
         if not steps:
             raise InputError(f"{path}: '{demo}/actions' is empty; make the file again")
         found = {name: arrays[f"{demo}/{name}"] for name in extra}
