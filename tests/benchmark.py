@@ -2,6 +2,7 @@
 
     python -m tests.benchmark                    # all rows; nothing else should run
     python -m tests.benchmark --rows step seeds  # some of them
+    python -m tests.benchmark --rows peers --peers FOLDER  # beside the code of others: docs/speed.md
 
 `floor` is arithmetic: the multiply-adds of all matrix products of an update, at the rate of its largest product, which
 is measured beside it. A ratio is the median of the turns' ratios, not the quotient of the medians beside it; its
@@ -37,6 +38,7 @@ from common.rollouts import Workers, evaluate
 from common.runs import Runs
 from common.states import tree_map
 from common.suites.metaworld import MetaWorld, collect, dataset, plan
+from tests import peers
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = {path.stem: "" for path in sorted((REPOSITORY / "algorithms").glob("*.py"))}
@@ -205,6 +207,13 @@ def child_alone(threads: int, seconds: float, start_at: float) -> dict:
     return {"step": times}
 
 
+def child_turns(script: str, env: str, threads: int, seeds: int) -> dict:
+    """One thing among others that take turns: `in_processes`."""
+    set_up(threads)
+    peers.serve(steps(script, env, seeds, True)[0])
+    return {}
+
+
 def child_label() -> dict:
     """The Preference Transformer's rewards of many windows against one window at a time."""
     from algorithms import pt_iql
@@ -251,12 +260,15 @@ def child_collect() -> dict:
 
 
 CHILDREN = {function.__name__: function for function in
-            (child_step, child_loop, child_seeds, child_alone, child_label, child_collect)}  # fmt: skip
+            (child_step, child_loop, child_seeds, child_alone, child_turns, child_label, child_collect)}  # fmt: skip
+
+
+def call(name: str, *arguments) -> list[str]:
+    return [sys.executable, "-m", "tests.benchmark", "--child", json.dumps([name, *arguments])]
 
 
 def start(name: str, *arguments, prefix: tuple[str, ...] = ()) -> subprocess.Popen:
-    call = [*prefix, sys.executable, "-m", "tests.benchmark", "--child", json.dumps([name, *arguments])]
-    return subprocess.Popen(call, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([*prefix, *call(name, *arguments)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen) -> dict:
@@ -264,6 +276,33 @@ def finish(process: subprocess.Popen) -> dict:
     if process.returncode:
         raise SystemExit(f"a measurement failed with status {process.returncode}")
     return json.loads(said.splitlines()[-1])
+
+
+def in_processes(calls: dict[str, list[str]], threads: int, turns: int = 9) -> dict[str, list[float]]:
+    """Milliseconds of an update of each program, `turns` times, one after the other in every turn, on the same cores.
+
+    The others run without GOMP_SPINCOUNT, which `setup_shell.sh` sets for ours.
+    """
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:threads]))
+    one = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" if threads == 1 else ""
+    plain = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"} | {"XLA_FLAGS": one}
+    processes, times = {}, {name: [] for name in calls}
+    try:
+        for name, command in calls.items():
+            processes[name] = subprocess.Popen(["taskset", "-c", cores, *command], cwd=REPOSITORY, text=True,
+                                               stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                               env=os.environ if name == "ours" else plain)  # fmt: skip
+            if processes[name].stdout.readline() != "ready\n":
+                raise SystemExit(f"{name} did not start")
+        for _ in range(turns):
+            for name, process in processes.items():
+                process.stdin.write("\n")
+                process.stdin.flush()
+                times[name].append(float(process.stdout.readline()))
+    finally:
+        for process in processes.values():
+            process.communicate()  # ends with its stdin
+    return times
 
 
 # ---------------------------------------------------------------- rows
@@ -403,6 +442,32 @@ def rows_data() -> None:
     row("Preference Transformer: one window at a time / labelling", found["one"], found["many"], "at least 20")
 
 
+IQL, IPL = ("iql", "walker2d-medium-expert-v2", "IQL, locomotion"), ("ipl_iql", METAWORLD, "IPL-IQL, MetaWorld")
+COMPARED = (  # what; threads; seeds in one process; repositories, with our targets
+    (IQL, 1, 1, {"unifloral": "at most 1.1", "JAX-CORL": "at most 0.95", "CORL": "at most 1.0"}),
+    (IQL, 2, 1, {"unifloral": "at most 1.2", "JAX-CORL": "at most 1.0", "CORL": "at most 1.0"}),
+    (IQL, 1, 5, {"unifloral": "at most 0.95"}),
+    (IPL, 1, 1, {"inverse-preference-learning": "at most 0.6"}),
+    (IPL, 2, 1, {"inverse-preference-learning": "at most 0.6"}),
+)
+
+
+def rows_peers(folder: Path) -> None:
+    """Ours beside the code of others, of those whose repositories `folder` holds."""
+    for (script, env, what), threads, seeds, targets in COMPARED:
+        names = [name for name in targets if (folder / name).exists()]
+        if not names or threads > len(os.sched_getaffinity(0)):
+            continue
+        calls = {"ours": call("child_turns", script, env, threads, seeds)}
+        for name in names:
+            python = folder / ".venv/bin/python" if name in ("unifloral", "JAX-CORL") else sys.executable
+            calls[name] = [python, "tests/peers.py", folder, name, str(threads), str(seeds)]
+        found = in_processes(calls, threads)
+        how = f"{seeds} seeds in one process, " * (seeds > 1) + f"{threads} thread{'s' * (threads > 1)}"
+        for name in names:
+            row(f"{what}, {how}: ours / {name}", found["ours"], found[name], targets[name])
+
+
 ROWS = {
     "step": rows_step,
     "loop": rows_loop,
@@ -418,7 +483,9 @@ class BenchmarkArgs:
     """Measure, and print a Markdown table."""
 
     rows: tuple[str, ...] = tuple(ROWS)
-    """which: step, loop, seeds, beside, whole, data"""
+    """which: step, loop, seeds, beside, whole, data; with --peers also peers"""
+    peers: Path | None = None
+    """folder with repositories of others, and .venv with jax for theirs: docs/speed.md"""
     child: str = ""
     """for the program itself: one measurement, as JSON"""
 
@@ -435,8 +502,9 @@ def main(args: BenchmarkArgs) -> None:
           + ", ".join(f"{name} {version(name)}" for name in names)
           + f", GOMP_SPINCOUNT={os.environ.get('GOMP_SPINCOUNT', '')}\n")  # fmt: skip
     print("| what | measured / compared with | ratio (quartiles) | target | reached |\n| --- | --- | --- | --- | --- |")
+    rows = ROWS | ({"peers": lambda: rows_peers(args.peers.absolute())} if args.peers else {})
     for name in args.rows:
-        ROWS[name]()
+        rows[name]()
 
 
 if __name__ == "__main__":
