@@ -50,6 +50,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from common import suites
 from common.buffers import PreferenceBuffer, ReplayBuffer
 from common.cli import main
 from common.files import InputError
@@ -584,6 +585,22 @@ def relabel(args: Args, runs: Runs, pairs: PreferenceBuffer, replay: ReplayBuffe
         return pairs, replay
     start = torch.arange(2 * len(pairs), device=pairs.device).view(-1, 2) * pairs.length
     return PreferenceBuffer(obs, action, start, pairs.label, pairs.length, torch.stack(rewards), pairs.device), None
+
+
+def learned_reward(state: dict, batch: Params, args: Args) -> Tensor:  # -> (S, N)
+    """The rewards of phase 2 for `tools.reward`: of every row, from the window of past steps that ends at it.
+
+    Args:
+        state: `reward`, the model that reward.pt holds, leaves (S, ...).
+        batch: obs (S, N, O), action (S, N, A) of whole trajectories; first (N,) the first row of each row's one;
+            window () steps of the pairs' segments [D15].
+    """
+    scale, rewards = RETURN_SCALE.get(suites.identify(args.env)[0], 500), []
+    for k, (obs, action) in enumerate(zip(batch["obs"], batch["action"], strict=True)):
+        model = make_reward_model(args, args.seed, obs.shape[-1], action.shape[-1]).eval()
+        model.load_state_dict({name: p[k] for name, p in state["reward"].items()})
+        rewards.append(label_transitions(model, obs, action, batch["first"], int(batch["window"]), scale))
+    return torch.stack(rewards) + args.reward_shift
 
 
 # ---------------------------------------------------------------- training

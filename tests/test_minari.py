@@ -19,7 +19,7 @@ from common.cli import default_args
 from common.files import InputError
 from common.suites.base import ACTION_LIMIT
 from tests.conftest import REPOSITORY, command, environment
-from tools import dataset
+from tools import dataset, reward
 
 pytest.importorskip("jax", reason="recording needs the packages of #record in requirements.txt")
 MINE = "minari:me/pendulum-v0"
@@ -85,6 +85,27 @@ def test_the_ten_lines_of_the_docs_learn(tmp_path):
         final = float(list(csv.DictReader(file))[-1]["return_mean"])
     print(f"return: data {mean:.0f}, policy {final:.0f}")
     assert final > mean
+
+
+def test_relabelled_as_another_dataset(mine, tmp_path):
+    options = environment(tmp_path, tmp_path)
+    small = "--hidden-sizes 16 --total-steps 4 --eval-episodes 1 --threads 1 --no-compile".split()
+    done = subprocess.run(command("ipl_iql", "--dataset", MINE, "--use-replay", *small), **options)
+    assert done.returncode == 0, done.stderr
+    seed, target = tmp_path / "runs/minari-me-pendulum-v0/ipl_iql/seed-1", "minari:me/relabelled-v0"
+    reward.main(reward.RewardArgs((seed,), relabel=target))
+    new = suites.resolve(target)
+    was, now = (suites.minari.read_transitions(suites.minari.dataset(t, None, None), t) for t in (mine, new))
+    assert (now.obs == was.obs).all() and (now.action == was.action).all()
+    run = reward.read_run(seed, tmp_path)
+    assert now.reward == pytest.approx(reward.reward_of(run, was), abs=1e-5) and now.reward.std() > 0
+    metadata = suites.minari.load(target).storage.metadata
+    assert metadata["run"] == str(seed) and metadata["dataset_id"] == "me/relabelled-v0" and "git_commit" in metadata
+    for wrong in (target, MINE, "minari:no version", str(tmp_path / "a.hdf5")):
+        with pytest.raises(InputError, match="must be minari:NAMESPACE/NAME-v0, and no dataset"):
+            reward.main(reward.RewardArgs((seed,), relabel=wrong))
+    done = subprocess.run(command("iql", "--dataset", target, "--use-replay", *small), **options)
+    assert done.returncode == 0, done.stderr
 
 
 def test_read_as_recorded(mine):

@@ -7,17 +7,22 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy import stats
 
+from algorithms import pt_iql
+from common import suites
+from common.buffers import PreferenceBuffer, ReplayBuffer
 from common.cli import parse_args
 from common.files import InputError
 from tests.conftest import SMALL
-from tools import reward
+from tools import report, reward
 from tools.reward import RewardArgs, correlations, draw_film, read_run, score_pairs, write_film
 
 
@@ -44,13 +49,44 @@ def test_correlations_are_scipys_and_their_interval_covers():
     assert all(low < value < high for value, low, high in found.values())
 
 
-@pytest.mark.parametrize("script", ["ipl_iql", "mr_iql"])
+@pytest.mark.parametrize("script", ["ipl_iql", "mr_iql", "pt_iql"])
 def test_a_run_is_looked_at(whole, data_dir, tmp_path, capsys, script):
     reward.main(args(data_dir, whole(script), out=tmp_path))
     said = capsys.readouterr().out
     assert "10 pairs held out | accuracy" in said and "by episode | spearman" in said
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".pdf", ".png"]
+    assert ("log-loss" in said) == (script != "pt_iql")  # its rewards are no log-odds
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".csv", ".pdf", ".png"]
     assert min(Image.open(next(tmp_path.glob("*.png"))).size) > 500
+
+
+def test_several_runs_are_compared_and_join_the_report(whole, data_dir, tmp_path, capsys):
+    folders = [whole(script) for script in ("ipl_iql", "mr_iql", "pt_iql")]
+    reward.main(args(data_dir, *folders, out=tmp_path))
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(rows) == 5 and rows[0][3] == "accuracy" and "spearman by episode" in rows[0][-1]
+    assert rows[-1][4] == "" and rows[-2][4] != ""  # log-loss
+    assert min(Image.open(tmp_path / "compare.png").size) > 200 and (tmp_path / "compare.pdf").exists()
+    report.main(report.ReportArgs((folders[0].parents[3],), tmp_path / "o", reward=str(tmp_path / "reward.csv")))
+    table = (tmp_path / "o/tables.md").read_text().partition("Learned reward")[2]
+    assert "| ipl_iql | 1 | 40 | success, % |" in table and rows[2][3].split(" ")[0] in table
+    other = tmp_path / "other.csv"
+    other.write_text((tmp_path / "reward.csv").read_text().replace("/seed-1,", "/seed-9,"))
+    for wrong, words in ((other, "none of these runs"), (folders[0] / "eval.csv", "not a reward.csv")):
+        with pytest.raises(InputError, match=words):
+            report.main(report.ReportArgs((folders[0].parents[3],), tmp_path / "o", reward=str(wrong)))
+
+
+def test_rewards_of_pt_iql_are_those_that_it_trains_iql_on(whole, data_dir, monkeypatch):
+    run, (dataset,) = read_run(whole("pt_iql"), data_dir), (data_dir / "metaworld").glob("drawer-open-v2*.hdf5")
+    p, t = reward.read_data(run)[0], suites.metaworld.read_transitions(dataset, run.task)
+    model = pt_iql.make_reward_model(run.args, 1, 39, 4).eval()
+    model.load_state_dict(torch.load(run.folder / "reward.pt", weights_only=True)["model"])
+    monkeypatch.setattr(pt_iql, "train_reward", lambda *_: model)
+    pairs = PreferenceBuffer(p.obs, p.action, p.start[:50], p.label[:50], p.length, p.reward, "cpu")
+    replay = ReplayBuffer(t.obs, t.action, t.reward, t.next_obs, t.terminal, "cpu")
+    one = SimpleNamespace(runs=[SimpleNamespace(time={"train": 0.0})], task=run.task, check_stop=lambda: None)
+    trained = pt_iql.relabel(run.args, one, pairs, replay)[1].reward[0].numpy()
+    assert reward.reward_of(run, t) == pytest.approx(trained, rel=1e-5, abs=1e-5) and trained.std() > 0.01
 
 
 def test_implied_reward_is_q_minus_discounted_v(whole, data_dir):
@@ -112,6 +148,10 @@ def test_wrong_input(whole, data_dir, tmp_path):
     (tmp_path / "config.json").unlink()
     with pytest.raises(InputError, match="take exactly one"):
         reward.main(args(data_dir, changed, changed, film="film.gif"))
+    (dataset,) = (data_dir / "metaworld").glob("drawer-open-v2*.hdf5")
+    for target in ("a.npz", str(tmp_path / "none/a.hdf5"), str(dataset)):
+        with pytest.raises(InputError, match=r"must be an \.hdf5 in a folder that exists"):
+            reward.main(args(data_dir, whole(), relabel=target))
     with pytest.raises(InputError, match="must be an"):
         reward.main(args(data_dir, changed, film="film.avi"))
     env = {**os.environ, "IPL_DATA_DIR": str(data_dir)}

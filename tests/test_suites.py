@@ -30,7 +30,7 @@ from common.rollouts import Workers, evaluate, rollout
 from common.suites import SUITES, d4rl, identify, resolve, robomimic
 from common.suites.base import ACTION_LIMIT, Labels
 from tests.conftest import REPOSITORY, command, environment
-from tools import dataset
+from tools import dataset, reward
 
 LIFT, HOPPER = "lift-ph", "hopper-medium-expert-v2"
 OBS_SIZES = dict(zip(robomimic.OBS_KEYS, (10, 7, 7, 7, 7, 3, 4, 2, 2), strict=True))  # of Lift
@@ -304,6 +304,24 @@ def test_scripts_train_on_the_other_suites(files, tmp_path, script, env, name, w
     assert config["args"].get("beta", 1 / 3) == (2.0 if name == "lift" else 1 / 3)
     last = (seed / "eval.csv").read_text().splitlines()[-1].split(",")
     assert last[0] == "200" and (last[4] != "") == (name == "lift") and (last[5] != "") == (name == "hopper")
+    if script == "pt_iql":
+        check_relabelled(seed, folder / f"{name}.hdf5", tmp_path / "new.hdf5")
+
+
+def check_relabelled(seed: Path, old: Path, new: Path) -> None:
+    """`tools.reward --relabel` of a run: all but the rewards is as it was."""
+    before = old.read_bytes()
+    reward.main(reward.RewardArgs((seed,), relabel=str(new)))
+    run = reward.read_run(seed, Path("data"))
+    reward.read_data(run)
+    was, now = (read_transitions(path, run.task.env) for path in (old, new))
+    for key in ("obs", "action", "next_obs", "terminal"):
+        np.testing.assert_array_equal(getattr(now, key), getattr(was, key))
+    assert np.corrcoef(now.reward, reward.reward_of(run, was))[0, 1] > 0.9999  # D4RL's are scaled as they are read
+    with h5py.File(new) as file:
+        made = json.loads(file.attrs["protocol"])
+    assert made["reward"] == "learned by pt_iql" and made["run"] == str(seed) and "git_commit" in made
+    assert old.read_bytes() == before
 
 
 def test_help_shows_the_defaults_of_the_suite(tmp_path):

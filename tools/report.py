@@ -57,6 +57,8 @@ class ReportArgs:
     """success, score or return_mean; empty: the first of score, success and return_mean that there is"""
     into: str = ""
     """Markdown file whose lines between `<!-- report -->` and `<!-- end of report -->` become the tables"""
+    reward: str = ""
+    """reward.csv of tools.reward, whose accuracies and correlations a further table puts beside the results"""
     smooth: Annotated[int, "[1, inf)"] = 1
     """evaluations in the moving average of `paper`; the curves are averaged over at least a sixteenth of training"""
 
@@ -211,10 +213,10 @@ def rank(method: str) -> tuple[int, str]:
 
 
 # ---------------------------------------------------------------- tables
-def cell(values: np.ndarray) -> str:
+def cell(values: np.ndarray, digits: int = 1) -> str:
     """Mean and 95 % bootstrap interval over seeds."""
-    low, high = bootstrap(values)
-    return f"{values.mean():.1f}" + (f" [{low:.1f}, {high:.1f}]" if len(values) > 1 else "")
+    mean, low, high = (f"{number:.{digits}f}" for number in (values.mean(), *bootstrap(values)))
+    return mean + (f" [{low}, {high}]" if len(values) > 1 else "")
 
 
 def unfinished(seeds: list[Seed]) -> str:
@@ -308,6 +310,39 @@ def ablation_table(seeds: list[Seed]) -> list[list[str]]:
         for value in sorted(values, key=lambda v: (0, values[v]) if isinstance(values[v], float | int) else (1, v)):
             rows.append([name, value.strip('"'), str(len(whole)), str(int(whole["size"][value].sum())),
                          f"{whole['mean'][value].mean():.1f}"])  # fmt: skip
+    return rows
+
+
+def read_rewards(path: str) -> pd.DataFrame:
+    """What `tools.reward` wrote: run's folder -> a column a measure, and the updates. InputError: it did not."""
+    try:
+        rows = pd.read_csv(path)
+        rows["measure"] = [
+            f"{m} {w}" if w.startswith("by ") else m for w, m in zip(rows["what"], rows["measure"], strict=True)
+        ]
+        found = rows.pivot_table(values="value", index="run", columns="measure", sort=False, aggfunc="last")
+        return found.assign(updates=rows.groupby("run")["updates"].last())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"--reward {path}: not a reward.csv of tools.reward ({type(error).__name__})") from None
+
+
+def reward_table(groups: dict, path: str) -> list[list[str]]:
+    """One row a group: what its seeds reached when their rewards were measured, and how good those were."""
+    found = read_rewards(path)
+    measures = [name for name in found if name != "updates"]
+    rows = [["task", "pairs", "method", "seeds", "updates", "metric", "evaluation", *measures]]
+    for (env, pairs, method), seeds in groups.items():
+        seeds = [seed for seed in seeds if str(seed.folder.resolve()) in found.index]
+        if not seeds:
+            continue
+        mine = found.loc[[str(seed.folder.resolve()) for seed in seeds]]
+        then = [seed.curve.value.loc[:step].iloc[-1] for seed, step in zip(seeds, mine["updates"], strict=True)]
+        updates = "/".join(map(str, sorted(set(mine["updates"]))))
+        cells = ["" if mine[m].isna().any() else cell(mine[m].to_numpy(), 3) for m in measures]
+        rows.append([env, str(pairs or "all"), method, str(len(seeds)), updates, NAMES[seeds[0].metric],
+                     cell(np.array(then)), *cells])  # fmt: skip
+    if len(rows) == 1:
+        raise InputError(f"--reward {path}: measures none of these runs; make it with tools.reward of the same folders")
     return rows
 
 
@@ -501,6 +536,8 @@ def main(args: ReportArgs) -> list[Path]:
         raise InputError("--x wall-clock: no run has a time.csv")
     tables = [("", main_table(groups, args.smooth)), ("Interquartile mean over tasks and seeds", iqm_table(groups)),
               ("By the value of an argument, all others alike", ablation_table(seeds))]  # fmt: skip
+    if args.reward:
+        tables.append(("Learned reward, and the evaluation at the same update", reward_table(groups, args.reward)))
     tables = [(title, rows) for title, rows in tables if len(rows) > 1]
     text = "\n\n".join((f"{title}:\n\n" if title else "") + markdown(rows) for title, rows in tables)
     explained = note(seeds, args.smooth)

@@ -3,8 +3,8 @@
     python -m tools.reward runs/drawer-open-v2/ipl_iql/seed-1
     python -m tools.reward runs/drawer-open-v2/ipl_iql/seed-1 --film reward.gif
 
-Of IPL it is the implied reward, Q(s, a) - gamma V(s'); of MR-IQL its model's. A script takes part by a function
-`learned_reward(state, batch, args)`.
+Of IPL it is the implied reward, Q(s, a) - gamma V(s'); of MR-IQL and PT-IQL their model's. A script takes part by a
+function `learned_reward(state, batch, args)`. Several runs are compared in one table and one picture.
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ from pathlib import Path
 
 import imageio
 import numpy as np
+import pandas as pd
 import torch
 import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 from scipy import stats
 
 from common import suites
 from common.cli import default_data_dir, parse_args, user_errors
 from common.data import find_files, read_pairs
-from common.files import InputError, atomic, fingerprint, read_arrays, write_hdf5
+from common.files import InputError, atomic, fingerprint, read_arrays
 from common.rollouts import Workers, available_cpus, require_rendering
 from common.states import read_saved, tree_map
 from common.suites.base import Preferences, Task, Transitions
 from tools.evaluate import interval, load_actor, load_script
+from tools.report import COLOURS, METHODS, markdown
 
 RESAMPLES = 2_000
 """of episodes, for the intervals of correlations"""
@@ -42,6 +45,10 @@ FRAME_EVERY, FRAMES_AFTER_SUCCESS = 4, 6
 """steps between two pictures of a film; pictures after the first success"""
 GIF_BYTES = 1_000_000
 """size of a GIF at the most: it is drawn smaller until it fits"""
+LEVELS, CORRELATIONS = ("by step", "by segment", "by episode"), ("pearson", "spearman")
+MEASURES = [("pairs held out", name) for name in ("accuracy", "log-loss")]
+MEASURES += [(level, name) for level in LEVELS for name in CORRELATIONS]
+"""of the table, in order"""
 LEARNED, TRUE = "#0072B2", "#D55E00"
 
 
@@ -56,7 +63,8 @@ class RewardArgs:
     film: str = ""
     """write one episode of the policy, with its reward as a curve, to this .mp4 or .gif instead"""
     relabel: str = ""
-    """write the offline dataset, with the learned reward in place of its own, to this .hdf5 instead"""
+    """write the offline dataset, with the learned reward in place of its own, to this .hdf5 instead; of a Minari
+    dataset to minari:NAMESPACE/NAME-v0"""
     seed: int = 1_000_000
     """of the film's episode"""
     data_dir: Path = Path("data")
@@ -74,14 +82,21 @@ class Learned:
     args: object  # its Args
     state: dict  # leaves (1, ...)
     step: int
+    history: bool  # the reward of a step depends on those before it: PT-IQL's
+    pairs: int = 0  # held out
+    window: int = 0  # steps of the pairs' segments, once `read_data` has read them
 
-    def reward(self, obs, action, next_obs, terminal) -> np.ndarray:  # (N, O), (N, A), (N, O), (N,) -> (N,)
-        """The learned reward of transitions."""
-        parts = []
-        for rows in np.array_split(np.arange(len(obs)), max(1, len(obs) // 8192)):
+    def reward(self, obs, action, next_obs, terminal, first=None) -> np.ndarray:
+        """The learned reward (N,) of transitions (N, O), (N, A), (N, O), (N,).
+
+        `first`: (N,) the first row of each row's episode, all of whose rows are there; None: all are one episode.
+        """
+        first, parts = np.zeros(len(obs), int) if first is None else first, []
+        for rows in np.array_split(np.arange(len(obs)), 1 if self.history else max(1, len(obs) // 8192)):
             arrays = {"obs": obs[rows], "action": action[rows], "next_obs": next_obs[rows],
                       "discount": self.args.gamma * (1 - terminal[rows])}  # fmt: skip
             batch = {name: torch.as_tensor(a, dtype=torch.float32).unsqueeze(0) for name, a in arrays.items()}
+            batch |= {"first": torch.as_tensor(first[rows]), "window": torch.tensor(self.window)}
             with torch.no_grad():
                 parts.append(self.script.learned_reward(self.state, batch, self.args)[0].numpy())
         return np.concatenate(parts).astype(np.float64)
@@ -100,10 +115,13 @@ def read_run(folder: Path, data_dir: Path) -> Learned:
                          "methods that learn a reward from states and actions can be looked at")  # fmt: skip
     fields = {f.name for f in dataclasses.fields(script.Args)}
     args = script.Args(**{k: v for k, v in values.items() if k in fields} | {"data_dir": data_dir})
-    saved = read_saved(folder / "checkpoint.pt", ("step", "state"), "name a folder with a run's checkpoint.pt")
+    remedy, model = "name a folder with a run's checkpoint.pt", folder / "reward.pt"
+    saved = read_saved(folder / "checkpoint.pt", ("step", "state"), remedy)
+    if model.exists():
+        saved["state"] |= {"reward": read_saved(model, ("model",), remedy)["model"]}
     state = tree_map(lambda p: p.float().unsqueeze(0), saved["state"])
-    task = suites.resolve(args.env, args.max_episode_steps)
-    return Learned(folder, config, task, script, args, state, saved["step"])
+    task = suites.resolve(args.env, args.max_episode_steps, args.dataset)
+    return Learned(folder, config, task, script, args, state, saved["step"], model.exists())
 
 
 def read_data(run: Learned) -> tuple[Preferences, Path, Path | None]:
@@ -118,7 +136,9 @@ def read_data(run: Learned) -> tuple[Preferences, Path, Path | None]:
         if trained and trained != (now := fingerprint(*paths)):
             raise InputError(f"{paths[0]}: is not what {run.folder} was trained on (fingerprint {trained} -> {now}); "
                              "name the folder of the old data with --data-dir")  # fmt: skip
-    return read_pairs(files, dataset, labels, run.task), files[0], dataset
+    p = read_pairs(files, dataset, labels, run.task)
+    run.window = p.length
+    return p, files[0], dataset
 
 
 # ---------------------------------------------------------------- numbers
@@ -131,8 +151,8 @@ def held_out(run: Learned, p: Preferences) -> dict[str, np.ndarray] | None:
     if first >= len(p.label):
         return None
     rows = p.start[first:, :, None] + np.arange(p.length - 1)  # (P, 2, L - 1)
-    flat = rows.reshape(-1)
-    reward = run.reward(p.obs[flat], p.action[flat], p.obs[flat + 1], np.zeros(len(flat)))
+    flat, at = rows.reshape(-1), np.arange(rows.size)
+    reward = run.reward(p.obs[flat], p.action[flat], p.obs[flat + 1], np.zeros(len(flat)), at - at % (p.length - 1))
     sums = {"learned": reward.reshape(rows.shape).sum(-1), "label": p.label[first:]}
     return sums | ({} if p.reward is None else {"true": p.reward[rows].sum(-1)})
 
@@ -172,6 +192,12 @@ def split(t: Transitions) -> list[slice]:
     return [slice(a, b) for a, b in pairwise(edges)]
 
 
+def reward_of(run: Learned, t: Transitions) -> np.ndarray:  # -> (T,)
+    """The learned reward of an offline dataset."""
+    first = np.concatenate([np.full(e.stop - e.start, e.start) for e in split(t)])
+    return run.reward(t.obs, t.action, t.next_obs, t.terminal, first)
+
+
 def correlate(learned: np.ndarray, true: np.ndarray, episodes: list[slice], segment: int) -> dict[str, dict]:
     """Correlations by step, by segment (the episodes' windows one after the other) and by episode."""
 
@@ -208,13 +234,19 @@ def page(run: Learned, found: dict | None, t: Transitions | None, learned, episo
     """One page: segments' sums, calibration, and the reward along three episodes."""
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.subplots(2, 3)
-    if found is not None:
+    if found is None or run.history:
+        axes[0, 1].set_axis_off()
+        why = "no pair is held out" if found is None else "no calibration:\nthese rewards are scaled for IQL"
+        axes[0, 1].text(0.5, 0.5, why, ha="center", va="center", color="grey")
+    else:
         calibration(axes[0, 1], found, run.config["algorithm"], LEARNED)
-        if "true" in found:
-            axes[0, 0].plot(found["true"].ravel(), found["learned"].ravel(), ".", ms=2, alpha=0.3, color=LEARNED)
-            axes[0, 0].set(xlabel="true reward", ylabel="learned reward", title="sums of segments, pairs held out")
+    if found is None or "true" not in found:
+        axes[0, 0].set_axis_off()
+    else:
+        axes[0, 0].plot(found["true"].ravel(), found["learned"].ravel(), ".", ms=2, alpha=0.3, color=LEARNED)
+        axes[0, 0].set(xlabel="true reward", ylabel="learned reward", title="sums of segments, pairs held out")
     if t is None:
-        for ax in axes[1]:
+        for ax in (axes[0, 2], *axes[1]):
             ax.set_axis_off()
     else:
         level = np.array([t.reward[e].sum() for e in episodes]), np.array([learned[e].sum() for e in episodes])
@@ -241,6 +273,42 @@ def write_figure(figure: Figure, path: Path) -> None:
     for suffix in ("png", "pdf"):
         with atomic(path.with_suffix(f".{suffix}")) as partial:
             figure.savefig(partial, format=suffix, dpi=120)
+
+
+def short_names(runs: list[Learned]) -> list[str]:
+    """The runs' folders without what all of them share, and their updates."""
+    parts = [run.folder.resolve().parts for run in runs]
+    shared = {column[0] for column in zip(*parts, strict=False) if len(set(column)) == 1}
+    names = ["/".join(part for part in folder if part not in shared) or folder[-1] for folder in parts]
+    return [f"{name}, {run.step}" for name, run in zip(names, runs, strict=True)]
+
+
+def compare(runs: list[Learned], measured: list[dict[tuple[str, str], tuple]]):
+    """A row a run, a panel a measure, with intervals; of correlations Pearson's filled and Spearman's hollow."""
+    panels = {level: [(level, name) for name in CORRELATIONS] for level in LEVELS}
+    panels = {"accuracy, pairs held out": [("pairs held out", "accuracy")]} | panels
+    panels = {title: keys for title, keys in panels.items() if any(key in found for key in keys for found in measured)}
+    figure = Figure(figsize=(3 + 2.4 * len(panels), 1.4 + 0.32 * len(runs)), layout="constrained")
+    for axes, (title, keys) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(),
+                                   strict=True):  # fmt: skip
+        for i, (run, found) in enumerate(zip(runs, measured, strict=True)):
+            method = run.config["algorithm"]
+            colour = COLOURS[METHODS.index(method) if method in METHODS else -1]
+            for k, key in enumerate(keys):
+                if key not in found:
+                    continue
+                (value, low, high), at = found[key], i + (k - (len(keys) - 1) / 2) * 0.3
+                axes.plot([low, high], [at, at], color=colour, lw=1.2)
+                axes.plot(value, at, "os"[k], color=colour, mfc=("white", colour)[k == 0], ms=5)
+        chance = 0.5 if len(keys) == 1 else 0
+        axes.axvline(chance, color="grey", ls=":", lw=1)
+        axes.set(title=title if len(keys) == 1 else f"correlation {title}", ylim=(len(runs) - 0.5, -0.5))
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_yticks(range(len(runs)), short_names(runs))
+    if len(panels) > 1:
+        marks = [Line2D([], [], ls="", marker=m, color="black", mfc=f) for m, f in (("o", "black"), ("s", "white"))]
+        figure.legend(marks, ["Pearson", "Spearman"], loc="outside lower right", ncols=2, frameon=False)
+    return figure
 
 
 # ---------------------------------------------------------------- film
@@ -316,44 +384,50 @@ def film(run: Learned, path: Path, seed: int) -> None:
         require_rendering(workers, run.task, "--film")
     finally:
         workers.close()
+    if run.history:
+        read_data(run)  # for the window
     frames, learned, true = episode(run, seed)
     write_film(path, draw_film(frames, learned, true))
     print(f"{path}: {len(learned)} steps, {path.stat().st_size / 1e6:.2f} MB")
 
 
 # ---------------------------------------------------------------- relabelling
-def relabel(run: Learned, dataset: Path | None, path: Path) -> None:
-    """The offline dataset with the learned reward, in the same layout; run and commit in its `protocol`."""
-    arrays = read_arrays(dataset) if dataset else {}
-    if "episodes/row" not in arrays or path.suffix != ".hdf5" or not path.parent.is_dir():
-        raise InputError(f"--relabel {path}: must be an .hdf5 in a folder that exists, of a run with an offline "
-                         "dataset in the layout of docs/data.md")  # fmt: skip
-    protocol = {**arrays.pop("protocol"), "reward": f"learned by {run.config['algorithm']}", "run": str(run.folder),
-                "step": run.step, "git_commit": run.config.get("git_commit")}  # fmt: skip
-    rows, length = arrays["episodes/row"], arrays["episodes/length"]
-    step = np.concatenate([row + np.arange(n) for row, n in zip(rows, length, strict=True)])
-    terminal = arrays.get("terminal", np.zeros(len(arrays["obs"])))[step]
-    reward = np.zeros(len(arrays["obs"]), np.float32)
-    reward[step] = run.reward(arrays["obs"][step], arrays["action"][step], arrays["obs"][step + 1], terminal)
-    write_hdf5(path, {**arrays, "reward": reward}, protocol)
-    print(f"{path}: {len(step)} transitions")
+def relabel(run: Learned, target: str) -> None:
+    """The offline dataset with the learned reward, in its own layout; run and commit in its attributes.
+
+    Raises:
+        InputError: there is no dataset, or `target` is none that its suite can write.
+    """
+    _, _, dataset = read_data(run)
+    if dataset is None:
+        raise InputError(f"--relabel {target}: {run.folder} was trained on pairs alone; there is no dataset to label")
+    suite = suites.SUITES[run.task.suite]
+    t = suite.read_transitions(dataset, run.task)
+    made = {"reward": f"learned by {run.config['algorithm']}", "run": str(run.folder), "step": run.step,
+            "git_commit": run.config.get("git_commit")}  # fmt: skip
+    suite.write_rewards(dataset, run.task, target, reward_of(run, t), made)
+    print(f"{target}: {len(t.obs)} transitions")
 
 
 # ---------------------------------------------------------------- the command
-def look(run: Learned, out: Path) -> list[tuple[str, str, tuple]]:
-    """Numbers of one run as (what, measure, (mean, low, high)); writes its page into `out`."""
+def look(run: Learned, out: Path) -> dict[tuple[str, str], tuple]:
+    """Numbers of one run, (what, measure) -> (mean, low, high); writes its page into `out`."""
     p, source, dataset = read_data(run)
-    lines, found = [], held_out(run, p)
+    numbers, found = {}, held_out(run, p)
     if found is None:
         print(f"{source}: no pair is left that {run.folder} was not trained on")
     else:
-        lines += [(f"{len(found['label'])} pairs held out", name, cells) for name, cells in score_pairs(found).items()]
+        scores = score_pairs(found)
+        if run.history:
+            scores.pop("log-loss")
+        numbers |= {("pairs held out", name): cells for name, cells in scores.items()}
+        run.pairs = len(found["label"])
     t, learned, episodes, kinds = None, None, [], None
     if dataset is not None:
         t = suites.SUITES[run.task.suite].read_transitions(dataset, run.task)
-        learned, episodes = run.reward(t.obs, t.action, t.next_obs, t.terminal), split(t)
+        learned, episodes = reward_of(run, t), split(t)
         for level, values in correlate(learned, t.reward.astype(np.float64), episodes, p.length).items():
-            lines += [(f"by {level}", name, cells) for name, cells in values.items()]
+            numbers |= {(f"by {level}", name): cells for name, cells in values.items()}
         kinds = read_arrays(dataset, lambda name: name == "episodes/kind").get("episodes/kind")
         kinds = kinds if kinds is not None and set(range(4)) <= set(kinds) else None
     out.mkdir(parents=True, exist_ok=True)
@@ -361,7 +435,34 @@ def look(run: Learned, out: Path) -> list[tuple[str, str, tuple]]:
                      str(run.step)])  # fmt: skip
     write_figure(page(run, found, t, learned, episodes, kinds), out / name)
     print(f"{out / name}.png, .pdf")
-    return lines
+    return numbers
+
+
+def table(runs: list[Learned], measured: list[dict[tuple[str, str], tuple]]) -> list[list[str]]:
+    """One run: a row a measure. Several: a row a run, a column a measure."""
+    if len(runs) == 1:
+        rows = [["run", "updates", "what", "measure", "value", "95 % interval"]]
+        for (what, measure), (mean, low, high) in measured[0].items():
+            what = f"{runs[0].pairs} {what}" if what == "pairs held out" else what
+            cells = [what, measure, f"{mean:.3f}", f"{low:.3f} to {high:.3f}"]
+            rows.append([str(runs[0].folder), str(runs[0].step), *cells])
+        return rows
+    columns = [key for key in MEASURES if any(key in found for found in measured)]
+    names = [measure if what == "pairs held out" else f"{measure} {what}" for what, measure in columns]
+    rows = [["run", "updates", "pairs held out", *names]]
+    for run, found in zip(runs, measured, strict=True):
+        cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*found[key]) if key in found else "" for key in columns]
+        rows.append([str(run.folder), str(run.step), str(run.pairs), *cells])
+    return rows
+
+
+def write_numbers(path: Path, runs: list[Learned], measured: list[dict[tuple[str, str], tuple]]) -> None:
+    """What the report's --reward reads: a line a run and measure."""
+    lines = [(run.folder.resolve(), run.step, what, measure, *cells) for run, found in zip(runs, measured, strict=True)
+             for (what, measure), cells in found.items()]  # fmt: skip
+    columns = ["run", "updates", "what", "measure", "value", "low", "high"]
+    with atomic(path) as partial:
+        pd.DataFrame(lines, columns=columns).to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def main(args: RewardArgs) -> None:
@@ -372,13 +473,16 @@ def main(args: RewardArgs) -> None:
     if args.film:
         film(runs[0], Path(args.film), args.seed)
     if args.relabel:
-        relabel(runs[0], read_data(runs[0])[2], Path(args.relabel))
+        relabel(runs[0], args.relabel)
     if args.film or args.relabel:
         return
-    rows = [(run, *line) for run in runs for line in look(run, args.out)]
-    print("\n| run | updates | what | measure | value | 95 % interval |\n| --- | --- | --- | --- | --- | --- |")
-    for run, what, measure, (mean, low, high) in rows:
-        print(f"| {run.folder} | {run.step} | {what} | {measure} | {mean:.3f} | {low:.3f} to {high:.3f} |")
+    measured = [look(run, args.out) for run in runs]
+    write_numbers(args.out / "reward.csv", runs, measured)
+    print(f"{args.out / 'reward.csv'}")
+    if len(runs) > 1:
+        write_figure(compare(runs, measured), args.out / "compare")
+        print(f"{args.out / 'compare'}.png, .pdf")
+    print("\n" + markdown(table(runs, measured)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ A suite's file has these functions:
     dataset(task, folder, workers, recipe) -> Path  its offline dataset, built or downloaded if it is not there
     remote(task) -> Remote | None            where others host that dataset
     read_transitions(path, task) -> Transitions  the offline dataset
+    write_rewards(path, task, target, reward, made)  a copy of it with other rewards (T,), those of `read_transitions`;
+                                             `made`: how, into its attributes
     read_pairs(path, task)   -> Preferences  pairs labelled from the offline dataset's rewards
     segment(task)            -> int          steps of a segment that people are shown
     read_episodes(path, task) -> list[Episode]  the offline dataset's episodes, with what `replay` needs

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
 
-from common.files import InputError, Remote, on_github, read_arrays, read_pickle
+from common.files import InputError, Remote, atomic, on_github, read_arrays, read_pickle, write_hdf5
 
 ACTION_LIMIT = 1 - 1e-5
 """actions are clipped to +-ACTION_LIMIT, as in the original"""
@@ -246,6 +249,27 @@ def describe_pairs(p: Preferences) -> list[str]:
     return lines
 
 
+# ---------------------------------------------------------------- other rewards
+def require_target(path: Path, target: str) -> Path:
+    """Where a copy of the dataset `path` may be written. InputError: not there."""
+    new = Path(target)
+    if new.suffix != ".hdf5" or not new.parent.is_dir() or new.resolve() == path.resolve():
+        raise InputError(f"--relabel {target}: must be an .hdf5 in a folder that exists, and not the dataset itself")
+    return new
+
+
+def copy_with_rewards(path: Path, target: str, columns: dict[str, np.ndarray], made: dict) -> None:
+    """A copy of an HDF5 with `columns` in place of its own of that name, and `made` as its attribute `protocol`."""
+    new = require_target(path, target)
+    with atomic(new) as partial:
+        shutil.copyfile(path, partial)
+        with h5py.File(partial, "r+") as file:
+            for name, column in columns.items():
+                del file[name]  # its type may be another, even whole numbers
+                file[name] = column.astype(np.float32)
+            file.attrs["protocol"] = json.dumps(made)
+
+
 # ---------------------------------------------------------------- this code's own HDF5
 def read_rows(path: Path, task: Task) -> dict[str, np.ndarray]:
     """The checked rows of an HDF5 in the layout of docs/data.md: obs, action, reward, episodes/row, episodes/length.
@@ -277,11 +301,24 @@ def read_rows(path: Path, task: Task) -> dict[str, np.ndarray]:
     return arrays
 
 
+def steps_of(arrays: dict[str, np.ndarray]) -> np.ndarray:  # -> (T,)
+    """The rows of `read_rows` at which an action was taken, episode by episode."""
+    episodes = zip(arrays["episodes/row"], arrays["episodes/length"], strict=True)
+    return np.concatenate([row + np.arange(n) for row, n in episodes])
+
+
+def rewards_into_rows(path: Path, task: Task, target: str, reward: np.ndarray, made: dict) -> None:
+    """A copy of an HDF5 of `read_rows` with the rewards of `transitions_of_rows`; `made` joins its `protocol`."""
+    new, step, arrays = require_target(path, target), steps_of(read_rows(path, task)), read_arrays(path)
+    protocol, column = arrays.pop("protocol") | made, np.zeros(len(arrays["obs"]), np.float32)
+    column[step] = reward
+    write_hdf5(new, arrays | {"reward": column}, protocol)
+
+
 def transitions_of_rows(path: Path, task: Task) -> Transitions:
     """Every step of every episode of `read_rows`; `terminal` (T,) where the file has it, else none is terminal."""
     arrays = read_rows(path, task)
-    step = np.concatenate([row + np.arange(n) for row, n in
-                           zip(arrays["episodes/row"], arrays["episodes/length"], strict=True)])  # fmt: skip
+    step = steps_of(arrays)
     obs, reward, terminal = arrays["obs"], arrays["reward"][step], arrays.get("terminal")
     if terminal is not None:
         terminal = check(path, "terminal", terminal, (len(obs),), 0, 1)[step].astype(np.float32)

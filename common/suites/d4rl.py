@@ -18,6 +18,7 @@ from common.suites.base import (
     Transitions,
     check,
     check_actions,
+    copy_with_rewards,
     describe_episodes,
     describe_pairs,
     pairs_by_index,
@@ -202,11 +203,24 @@ def read_transitions(path: Path, task: Task) -> Transitions:
     its own observation, and an episode within which the file ends is left out.)
     """
     obs, action, reward, terminal, timeout = read_raw(path, task)
-    keep = np.flatnonzero(terminal | ~timeout)
-    keep = keep[(keep < len(obs) - 1) | terminal[keep]]
+    keep = kept(terminal, timeout)
     # nothing follows a terminal state: the row itself stands in, and its value is multiplied by zero
     follows = np.where(terminal[keep], keep, keep + 1)
     return Transitions(obs[keep], action[keep], reward[keep], obs[follows], terminal[keep].astype(np.float32))
+
+
+def kept(terminal: np.ndarray, timeout: np.ndarray) -> np.ndarray:
+    """The rows that `read_transitions` keeps."""
+    keep = np.flatnonzero(terminal | ~timeout)
+    return keep[(keep < len(terminal) - 1) | terminal[keep]]
+
+
+def write_rewards(path: Path, task: Task, target: str, reward: np.ndarray, made: dict) -> None:
+    """Steps that `read_transitions` leaves out get 0."""
+    _, _, column, terminal, timeout = read_raw(path, task)
+    column = np.zeros_like(column)
+    column[kept(terminal, timeout)] = reward
+    copy_with_rewards(path, target, {"rewards": column}, made)
 
 
 def rows_of_labels(timeout: np.ndarray) -> np.ndarray:

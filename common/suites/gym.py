@@ -26,6 +26,7 @@ from common.suites.base import (
     Transitions,
     describe_rows,
     pairs_of_rows,
+    rewards_into_rows,
     transitions_of_rows,
 )
 
@@ -129,6 +130,9 @@ def dataset(task: Task, folder: Path, workers, recipe: Recipe | None = None) -> 
 
 def read_transitions(path: Path, task: Task) -> Transitions:
     return transitions_of_rows(path, task)
+
+
+write_rewards = rewards_into_rows
 
 
 def read_pairs(path: Path, task: Task) -> Preferences:

@@ -33,6 +33,7 @@ from common.suites.base import (
     pairs_of_rows,
     read_rows,
     released_by_ipl,
+    rewards_into_rows,
     transitions_of_rows,
 )
 
@@ -227,6 +228,9 @@ def dataset(task: Task, folder: Path, workers, recipe: Recipe = Recipe()) -> Pat
 
 def read_transitions(path: Path, task: Task) -> Transitions:
     return transitions_of_rows(path, task)
+
+
+write_rewards = rewards_into_rows
 
 
 def read_pairs(path: Path, task: Task) -> Preferences:

@@ -6,11 +6,13 @@ A dataset knows its environment, which is any that Gymnasium can make: the id of
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 import warnings
 from pathlib import Path
 
 import gymnasium
+import h5py
 import numpy as np
 from gymnasium.spaces import Box, Dict, MultiBinary, Tuple
 
@@ -176,6 +178,38 @@ def read_columns(path: Path, task: Task) -> list[tuple[np.ndarray, ...]]:
 def read_transitions(path: Path, task: Task) -> Transitions:
     parts = [(obs[:-1], action, reward, obs[1:], end) for obs, action, reward, end in read_columns(path, task)]
     return Transitions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def write_rewards(path: Path, task: Task, target: str, reward: np.ndarray, made: dict) -> None:
+    """As another Minari dataset, beside the first; `made` joins its metadata."""
+    from minari.dataset.minari_dataset import parse_dataset_id
+    from minari.dataset.minari_storage import METADATA_FILE_NAME
+    from minari.namespace import create_namespace, list_local_namespaces
+    from minari.storage.local import get_dataset_path
+
+    name = target.removeprefix("minari:")
+    try:
+        parse_dataset_id(name)
+        folder = Path(get_dataset_path(name))
+    except ValueError:
+        folder = None
+    if name == target or folder is None or folder.exists():
+        raise InputError(f"--relabel {target}: must be minari:NAMESPACE/NAME-v0, and no dataset that is there already")
+    partial, begin = folder.with_name(f".{folder.name}.partial"), 0
+    try:
+        shutil.copytree(path.parent, partial / "data")
+        with h5py.File(partial / "data" / path.name, "r+") as file:
+            for e in load(task.env).iterate_episodes():
+                end = begin + len(e.rewards)
+                del file[f"episode_{e.id}/rewards"]  # its type may be another
+                file[f"episode_{e.id}/rewards"], begin = reward[begin:end], end
+        metadata = partial / "data" / METADATA_FILE_NAME
+        metadata.write_text(json.dumps(json.loads(metadata.read_text()) | made | {"dataset_id": name}))
+        if (namespace := parse_dataset_id(name)[0]) and namespace not in list_local_namespaces():
+            create_namespace(namespace)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_pairs(path: Path, task: Task) -> Preferences:

@@ -19,6 +19,7 @@ from common.suites.base import (
     Transitions,
     check,
     check_actions,
+    copy_with_rewards,
     describe_episodes,
     describe_pairs,
     pairs_of_transitions,
@@ -190,11 +191,26 @@ def read_transitions(path: Path, task: Task) -> Transitions:
     """
     parts = []
     for demo in read_demos(path, task, ("obs", "next_obs")):
-        done = demo["done"]
-        keep, terminal = np.append(True, ~done[:-1]), np.append(done[:-1], True).astype(np.float32)
+        keep, terminal = kept(demo["done"]), np.append(demo["done"][:-1], True).astype(np.float32)
         columns = (demo["obs"], demo["action"], demo["reward"], demo["next_obs"], terminal)
         parts.append([column[keep] for column in columns])
     return Transitions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def kept(done: np.ndarray) -> np.ndarray:  # (n,) -> (n,)
+    """Whether `read_transitions` keeps a step."""
+    return np.append(True, ~done[:-1].astype(bool))
+
+
+def write_rewards(path: Path, task: Task, target: str, reward: np.ndarray, made: dict) -> None:
+    """Steps that `read_transitions` leaves out get 0."""
+    arrays, columns, begin = read_arrays(path, lambda name: name.endswith("/dones")), {}, 0
+    for name in (name for name in arrays if name.endswith("/dones")):
+        keep = kept(arrays[name])
+        column, end = np.zeros(len(keep)), begin + keep.sum()
+        column[keep], begin = reward[begin:end], end
+        columns[name.replace("/dones", "/rewards")] = column
+    copy_with_rewards(path, target, columns, made)
 
 
 def read_pairs(path: Path, task: Task) -> Preferences:
