@@ -482,10 +482,10 @@ ROWS = {
 class BenchmarkArgs:
     """Measure, and print a Markdown table."""
 
-    rows: tuple[str, ...] = tuple(ROWS)
-    """which: step, loop, seeds, beside, whole, data; with --peers also peers"""
+    rows: tuple[str, ...] = (*ROWS, "peers")
+    """which: step, loop, seeds, beside, whole, data, peers"""
     peers: Path | None = None
-    """folder with repositories of others, and .venv with jax for theirs: docs/speed.md"""
+    """folder with repositories of others, and .venv with jax for theirs (docs/speed.md); without it their rows are left out"""
     child: str = ""
     """for the program itself: one measurement, as JSON"""
 
@@ -502,7 +502,7 @@ def main(args: BenchmarkArgs) -> None:
           + ", ".join(f"{name} {version(name)}" for name in names)
           + f", GOMP_SPINCOUNT={os.environ.get('GOMP_SPINCOUNT', '')}\n")  # fmt: skip
     print("| what | measured / compared with | ratio (quartiles) | target | reached |\n| --- | --- | --- | --- | --- |")
-    rows = ROWS | ({"peers": lambda: rows_peers(args.peers.absolute())} if args.peers else {})
+    rows = ROWS | {"peers": lambda: rows_peers(args.peers.absolute()) if args.peers else None}
     for name in args.rows:
         rows[name]()
 

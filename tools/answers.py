@@ -213,6 +213,8 @@ def parse(path: Path, content: bytes) -> tuple[dict, dict[int, dict], Counter]:
         try:
             line = json.loads(text)
             if number == 1:
+                assert {type(line[name]) for name in ("seed", "steps")} == {int} and type(line["balance"]) is bool
+                assert line["seed"] >= 0 < line["steps"]
                 project = dict(line)
                 continue
             assert line["answer"] in CHOICES and min(line["question"], line["pair"], line["waited"]) >= 0
@@ -220,7 +222,7 @@ def parse(path: Path, content: bytes) -> tuple[dict, dict[int, dict], Counter]:
             assert isinstance(line["question"] + line["pair"], int) and isinstance(line["swapped"], bool)
             given[line["question"]] = line
             times[line["question"]] += 1
-        except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
+        except (ValueError, KeyError, TypeError, AssertionError, RecursionError, OverflowError):
             raise InputError(f"{path}: line {number} is no answer; delete that line") from None
     return project, given, times
 
