@@ -485,7 +485,7 @@ class BenchmarkArgs:
     rows: tuple[str, ...] = (*ROWS, "peers")
     """which: step, loop, seeds, beside, whole, data, peers"""
     peers: Path | None = None
-    """folder with repositories of others, and .venv with jax for theirs (docs/speed.md); without it their rows are left out"""
+    """folder with repositories of others, and .venv with jax (docs/speed.md); without it their rows are left out"""
     child: str = ""
     """for the program itself: one measurement, as JSON"""
 

@@ -270,9 +270,9 @@ def test_a_cut_line_is_dropped_and_a_wrong_one_named(tmp_path):
         answers.add(question[1], 0, "left", 1.0, 0.0)
     assert [line["question"] for line in read_lines(path)[1:]] == [0, 1]
     long = json.dumps(read_lines(path)[1] | {"seconds": 10**400}).encode()
-    for content, line in ((whole + b'{"question": 1}\n', 3), (whole + long + b"\n", 3),
-                          (json.dumps(PROJECT | {"steps": "x"}).encode() + b"\n", 1), (b'{"env": "x"}\n', 1)):  # fmt: skip
-        path.write_bytes(content)
+    steps = json.dumps(PROJECT | {"steps": "x"}).encode()
+    for content, line in ((whole + b'{"question": 1}', 3), (whole + long, 3), (steps, 1), (b'{"env": "x"}', 1)):
+        path.write_bytes(content + b"\n")
         with pytest.raises(InputError, match=f"line {line} is no answer"), Answers(path, PROJECT):
             pass
 
