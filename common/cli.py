@@ -136,23 +136,20 @@ def setup_device(args) -> torch.device:
     torch.set_flush_denormal(True)
     # Matrices of a few hundred rows do not feed more than a handful of threads.
     torch.set_num_threads(args.threads or min(4, available_cpus()))
-    torch.set_float32_matmul_precision("medium" if onednn_is_faster(args, device) else args.matmul_precision)
+    precision = args.matmul_precision
+    if precision == "highest" and device.type == "cpu" and onednn_is_faster():
+        # torch hands float32 products to oneDNN at medium precision only. With no wider instructions than AVX-512's
+        # first ones oneDNN computes them in float32; it must be told before its first product.
+        os.environ["ONEDNN_MAX_CPU_ISA"], precision = "AVX512_CORE", "medium"
+    torch.set_float32_matmul_precision(precision)
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # advice against the default, at each start
     return device
 
 
-def onednn_is_faster(args, device: torch.device) -> bool:
-    """Whether float32 products are to be oneDNN's: on AMD's AVX-512 they take half the time of MKL's.
-
-    torch hands them over at medium precision only. oneDNN computes in float32 where it may use no wider instructions
-    than AVX-512's first ones, but must be told before its first product.
-    """
+def onednn_is_faster() -> bool:
+    """AMD with AVX-512, which MKL does not use there: products take oneDNN half the time (docs/speed.md)."""
     cpu = Path("/proc/cpuinfo")
-    amd = cpu.exists() and "AuthenticAMD" in cpu.read_text() and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    if not (amd and device.type == "cpu" and args.matmul_precision == "highest"):
-        return False
-    os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE"
-    return True
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and cpu.exists() and "AuthenticAMD" in cpu.read_text()
 
 
 def compiled(update, device: torch.device):

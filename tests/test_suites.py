@@ -497,7 +497,11 @@ def test_data_ahead_of_a_run(server, files, tmp_path, capsys):
     (tmp_path / "robomimic/lift/ph/low_dim_v141.hdf5").write_bytes((files["folder"] / "lift.hdf5").read_bytes())
     dataset.main(dataset.DatasetArgs(env=LIFT, data_dir=tmp_path))
     said = capsys.readouterr().out
-    assert "pairs.npz\n30 pairs of 50 steps" in said and "low_dim_v141.hdf5\n" in said and server.hits == 1
+    assert (
+        "pairs.npz\n30 pairs of 50 steps" in said
+        and "low_dim_v141.hdf5\n177 transitions\n" in said
+        and server.hits == 1
+    )
 
 
 def test_human_files_at_hand_are_used(server, tmp_path, monkeypatch):

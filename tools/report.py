@@ -100,9 +100,8 @@ def read_seed(folder: Path, metric: str) -> Seed:
     config = json.loads((folder / "config.json").read_text())
     data = {name: config.get("dataset_fingerprint", {}).get(name) for name in ("preferences", "dataset")}
     args = {**config["args"], **data, "algorithm": config["algorithm"]}
-    if share := re.search(
-        r"mistake-([\d.]+)\.npz$", config["args"].get("preferences") or ""
-    ):  # of sweeps/label_noise.sh
+    share = re.search(r"mistake-([\d.]+)\.npz$", config["args"].get("preferences") or "")  # of sweeps/label_noise.sh
+    if share:
         args |= {"mistake": float(share[1]), "preferences": None}  # says more than the file's fingerprint
     for kind, names in ((str, ("algorithm", "env")), (int, ("seed", "num_preferences", "total_steps"))):
         for name in names:

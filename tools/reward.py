@@ -33,7 +33,7 @@ from common.data import find_files, read_pairs
 from common.files import InputError, atomic, fingerprint, read_arrays
 from common.rollouts import Workers, available_cpus, require_rendering
 from common.states import read_saved, tree_map
-from common.suites.base import Preferences, Task, Transitions
+from common.suites.base import Preferences, Task, Transitions, first_rows
 from tools.evaluate import interval, load_actor, load_script
 from tools.report import COLOURS, METHODS, markdown
 
@@ -187,9 +187,7 @@ def correlations(x: list[np.ndarray], y: list[np.ndarray]) -> dict[str, tuple]:
 
 def split(t: Transitions) -> list[slice]:
     """The episodes of an offline dataset."""
-    follows = (t.next_obs[:-1] == t.obs[1:]).all(-1) & (t.terminal[:-1] == 0)
-    edges = np.concatenate([[0], np.flatnonzero(~follows) + 1, [len(t.obs)]])
-    return [slice(a, b) for a, b in pairwise(edges)]
+    return [slice(a, b) for a, b in pairwise([*first_rows(t), len(t.obs)])]
 
 
 def reward_of(run: Learned, t: Transitions) -> np.ndarray:  # -> (T,)
@@ -217,7 +215,7 @@ def scaled(reward: np.ndarray) -> np.ndarray:
     return (reward - reward.mean()) / max(reward.std(), 1e-12)
 
 
-def calibration(axes, found: dict[str, np.ndarray], label: str, colour: str) -> None:
+def calibration(axes, found: dict[str, np.ndarray]) -> None:
     """Predicted probability of the preferred segment against how often it was right, in bins of equal size."""
     strict = found["label"] != 0.5
     logits = (found["learned"][:, 1] - found["learned"][:, 0])[strict]
@@ -225,7 +223,7 @@ def calibration(axes, found: dict[str, np.ndarray], label: str, colour: str) -> 
     probability = 1 / (1 + np.exp(-np.abs(logits)))
     bins = [part for part in np.array_split(np.argsort(probability), BINS) if len(part)]
     means = [probability[part].mean() for part in bins], [right[part].mean() for part in bins]
-    axes.plot(*means, "o-", color=colour, label=label)
+    axes.plot(*means, "o-", color=LEARNED)
     axes.plot([0.5, 1], [0.5, 1], ":", color="grey")
     axes.set(xlabel="predicted probability", ylabel="share that was right", title="calibration, pairs held out")
 
@@ -239,7 +237,7 @@ def page(run: Learned, found: dict | None, t: Transitions | None, learned, episo
         why = "no pair is held out" if found is None else "no calibration:\nthese rewards are scaled for IQL"
         axes[0, 1].text(0.5, 0.5, why, ha="center", va="center", color="grey")
     else:
-        calibration(axes[0, 1], found, run.config["algorithm"], LEARNED)
+        calibration(axes[0, 1], found)
     if found is None or "true" not in found:
         axes[0, 0].set_axis_off()
     else:
@@ -314,7 +312,7 @@ def compare(runs: list[Learned], measured: list[dict[tuple[str, str], tuple]]):
 # ---------------------------------------------------------------- film
 def episode(run: Learned, seed: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """One episode of the policy, up to a while after its success: pictures, learned and true reward (n,)."""
-    act, env = load_actor(next(run.folder / n for n in ("final.pt", "best.pt") if (run.folder / n).exists())), None
+    act = load_actor(next(run.folder / n for n in ("final.pt", "best.pt") if (run.folder / n).exists()))
     env = suites.make(run.task, render=True)
     obs, rows, frames, left, done = env.reset(seed=seed)[0], [], [], None, False
     while not done and left != 0:

@@ -170,10 +170,15 @@ def segment_returns(reward: np.ndarray, start: np.ndarray, weight: np.ndarray) -
     return (reward[start[..., None] + np.arange(len(weight))].astype(np.float64) * weight).sum(-1)
 
 
+def first_rows(t: Transitions) -> np.ndarray:
+    """The rows at which episodes begin: those that do not follow the row before."""
+    follows = (t.next_obs[:-1] == t.obs[1:]).all(-1) & (t.terminal[:-1] == 0)
+    return np.flatnonzero(np.concatenate([[True], ~follows]))
+
+
 def pairs_of_transitions(path: Path, t: Transitions, segment: int) -> Preferences:
     """PAIRS pairs drawn from an offline dataset and labelled by their summed rewards."""
-    follows = (t.next_obs[:-1] == t.obs[1:]).all(-1) & (t.terminal[:-1] == 0)
-    row = np.flatnonzero(np.concatenate([[True], ~follows]))
+    row = first_rows(t)
     steps = np.diff(np.append(row, len(t.obs)))
     if steps.max() < segment:
         raise InputError(f"{path}: no episode is as long as a segment, {segment} steps; take --preferences FILE")
@@ -227,7 +232,7 @@ def pairs_by_index(labels: Labels, files: list[Path], path: Path, rows: Preferen
 def describe_episodes(lengths: list[int], returns: list[float]) -> list[str]:
     """Number, lengths and returns of episodes, a fact a line."""
     return [
-        f"{len(lengths)} episodes of {min(lengths)} to {max(lengths)} steps, {sum(lengths)} transitions",
+        f"{len(lengths)} episodes of {min(lengths)} to {max(lengths)} steps, {sum(lengths)} in all",
         f"returns {min(returns):.1f} to {max(returns):.1f}, mean {np.mean(returns):.1f}",
     ]
 

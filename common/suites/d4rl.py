@@ -270,4 +270,5 @@ def describe(path: Path, task: Task) -> list[str]:
     raw = read_arrays(path, lambda name: name == "rewards")["rewards"].astype(np.float64)
     lengths = [len(episode.reward) for episode in read_episodes(path, task)]
     returns = np.add.reduceat(raw, np.cumsum([0, *lengths[:-1]])).tolist()
-    return [*describe_episodes(lengths, returns), *describe_pairs(read_pairs(path, task))]
+    kept = f"{len(read_transitions(path, task).obs)} transitions"
+    return [kept, *describe_episodes(lengths, returns), *describe_pairs(read_pairs(path, task))]

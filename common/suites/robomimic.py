@@ -243,4 +243,5 @@ def replay(sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndar
 def describe(path: Path, task: Task) -> list[str]:
     rewards = [demo["reward"] for demo in read_demos(path, task, ())]
     episodes = describe_episodes([len(reward) for reward in rewards], [float(reward.sum()) for reward in rewards])
-    return [*episodes, *describe_pairs(read_pairs(path, task))]
+    kept = f"{len(read_transitions(path, task).obs)} transitions"
+    return [kept, *episodes, *describe_pairs(read_pairs(path, task))]
