@@ -194,8 +194,10 @@ def mlp(params: Params, x: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:  # (
     """ReLU network; seeds and ensemble members are axes of the weights, so all of them are one batched product."""
     depth = len(params) // 2
     x = x.unsqueeze(1)  # (S, 1, N, in)
+    single = x.shape[0] * params["w0"].shape[1] == 1  # the compiler would copy x for a batched product of one
     for i in range(depth):
-        x = x @ params[f"w{i}"] + params[f"b{i}"]
+        w, b = params[f"w{i}"], params[f"b{i}"]
+        x = (x.flatten(0, 2) @ w.flatten(0, 2) if single else x @ w) + b
         if i < depth - 1:
             x = F.relu(x * masks[i] if masks else x)
     return x

@@ -76,14 +76,16 @@ class PreferenceBuffer:
             shape = (len(seeds), per_epoch, pairs)
             pair = torch.as_tensor(np.stack(order), device=self.device).view(shape)
             first = self.start[pair] + torch.as_tensor(np.stack(offset), device=self.device).view(*shape, 1)
+            rows = first.transpose(2, 3).unsqueeze(-1) + along  # (S, per_epoch, 2, B, L+1)
+            flat, last = rows[..., :-1].flatten(2), rows[..., -1].flatten(2)  # (S, ., 2BL), (S, ., 2B)
             for i in range(skip, per_epoch):
-                rows = first[:, i].transpose(1, 2).unsqueeze(-1) + along  # (S, 2, B, L+1)
-                flat, last = rows[..., :-1].flatten(1), rows[..., -1].flatten(1)  # (S, 2BL), (S, 2B)
+                r, end = flat[:, i], last[:, i]
                 batch = {
-                    "obs": self.obs[flat], "action": self.action[flat], "next_obs": self.obs[flat + 1],
-                    "last_obs": self.obs[last], "last_action": self.action[last], "label": self.label[pair[:, i]],
+                    "obs": take(self.obs, r), "next_obs": take(self.obs, r + 1), "last_obs": take(self.obs, end),
+                    "action": take(self.action, r), "last_action": take(self.action, end),
+                    "label": take(self.label, pair[:, i]),
                 }  # fmt: skip
-                yield batch if self.reward is None else batch | {"reward": rewards_of(self.reward, flat)}
+                yield batch if self.reward is None else batch | {"reward": rewards_of(self.reward, r)}
             epoch, skip = epoch + 1, 0
 
 
@@ -121,12 +123,17 @@ class ReplayBuffer:
             for i in range(skip, REPLAY_CHUNK):
                 r = rows[:, i]
                 yield {
-                    "obs": self.obs[r], "action": self.action[r], "next_obs": self.next_obs[r],
+                    "obs": take(self.obs, r), "action": take(self.action, r), "next_obs": take(self.next_obs, r),
                     "reward": rewards_of(self.reward, r), "terminal": self.terminal[r],
                 }  # fmt: skip
             chunk, skip = chunk + 1, 0
 
 
+def take(table: Tensor, rows: Tensor) -> Tensor:  # (T, D), (S, N) -> (S, N, D)
+    """table[rows], in half the time on a CPU."""
+    return table.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+
+
 def rewards_of(reward: Tensor, rows: Tensor) -> Tensor:  # (T,) or (S, T), (S, N) -> (S, N)
     """The rewards of `rows`."""
-    return reward[rows] if reward.dim() == 1 else reward.gather(1, rows)
+    return take(reward, rows) if reward.dim() == 1 else reward.gather(1, rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import math
 import re
 import sys
 import time
@@ -199,7 +200,7 @@ def check_finite(folder: Path, seeds: list[int], step: int, metrics: dict, state
     FOLDER/not-finite.pt: metrics, state (after that update) and batch, of all seeds of this process. Without `batch`,
     ahead of a checkpoint, the state's numbers are looked at too.
     """
-    if batch is not None and torch.stack(list(metrics.values())).isfinite().all():  # one look at all of them, quickly
+    if batch is not None and math.isfinite(sum(sum(m.tolist()) for m in metrics.values())):  # in 20 microseconds
         return
     bad, of = {}, set()  # names, in their order; seeds
     for name, leaf in leaves(metrics if batch is not None else {**metrics, **state}):
