@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
@@ -635,6 +636,25 @@ def test_released_pairs_are_downloaded_and_trained_on(mirrors, files, tmp_path, 
     with np.load(files["folder"] / name) as released:
         assert np.array_equal(pairs.label.numpy(), released["label"].astype(np.float32))
     assert replay is None and set(fingerprints) == {"preferences"}
+
+
+def test_people_and_rewards_are_compared_on_the_same_pairs(mirrors, files, tmp_path, monkeypatch, capsys):
+    """The `human` and the `released` file of an environment; of other pairs nothing is said."""
+    with np.load(files["folder"] / "lift.npz") as pairs:
+        human = dict(pairs)
+    label = human["label"].astype(float)
+    cases = {"flipped": human | {"label": 1 - label}, "others": human | {"obs_1": human["obs_1"] + 1, "label": label}}
+    monkeypatch.setattr(dataset, "find_dataset", lambda args, task: files["folder"] / "lift.hdf5")
+    monkeypatch.setitem(robomimic.LABELS["human"], LIFT, Labels((mirrors("lift.npz", "works"),)))
+    for name, arrays in cases.items():
+        (tmp_path / "robomimic").mkdir(exist_ok=True)
+        np.savez(tmp_path / f"robomimic/{name}.npz", **arrays)
+        at_hand = replace(mirrors("lift.npz"), name=f"robomimic/{name}.npz")
+        monkeypatch.setitem(robomimic.LABELS["released"], LIFT, Labels((at_hand,)))
+        dataset.main(dataset.DatasetArgs(env=LIFT, labels=("human", "released"), data_dir=tmp_path))
+        said = re.findall(r"labels of (\S+) and (\S+) agree: (\d+) % of the (\d+) pairs", capsys.readouterr().out)
+        expected = [("lift.npz", "flipped.npz", "0", str((label != 0.5).sum()))]
+        assert said == (expected if name == "flipped" else [])
 
 
 def test_check_downloads_nothing(mirrors, tmp_path, monkeypatch, capsys):

@@ -11,15 +11,18 @@ A training run does the same where data are missing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Literal
+
+import numpy as np
 
 from common import suites
 from common.cli import default_data_dir, parse_args, user_errors
 from common.data import read_preferences
 from common.files import InputError, probe
 from common.rollouts import Workers, available_cpus
-from common.suites.base import PAIRS, Recipe, Task, describe_pairs
+from common.suites.base import PAIRS, Preferences, Recipe, Task, describe_pairs
 from tools import teachers
 
 
@@ -95,6 +98,15 @@ def teach(args: DatasetArgs, task: Task) -> Path:
     return out
 
 
+def compare_labels(one: Preferences, other: Preferences, names: str) -> list[str]:
+    """How often two files of the same pairs prefer the same segment: people and rewards, say. Empty for other pairs."""
+    if not (np.array_equal(one.start, other.start) and np.array_equal(one.obs, other.obs)):
+        return []
+    decided = (one.label != 0.5) & (other.label != 0.5)
+    share = (one.label == other.label)[decided].mean() if decided.any() else float("nan")
+    return [f"labels of {names} agree: {100 * share:.0f} % of the {decided.sum()} pairs without a tie"]
+
+
 def main(args: DatasetArgs) -> Path | None:
     """Build or download what is missing; print what is in it."""
     task = suites.resolve(args.env)
@@ -107,9 +119,11 @@ def main(args: DatasetArgs) -> Path | None:
     suite = suites.SUITES[task.suite]
     wanted = [suites.labels_of(task, whose) for whose in args.labels if task.env in suite.LABELS.get(whose, {})]
     labelled = [(labels, suites.fetch(labels, args.data_dir)) for labels in wanted]
-    for _, files in labelled:
-        if len(files) == 1:
-            print(files[0], *describe_pairs(read_preferences(files[0], task)), sep="\n")
+    alone = {files[0]: read_preferences(files[0], task) for _, files in labelled if len(files) == 1}
+    for path, pairs in alone.items():
+        print(path, *describe_pairs(pairs), sep="\n")
+    for one, other in combinations(alone, 2):
+        print(*compare_labels(alone[one], alone[other], f"{one.name} and {other.name}"), sep="\n")
     path = find_dataset(args, task)
     print(path, *suite.describe(path, task), sep="\n")
     for labels, files in labelled:
