@@ -263,8 +263,9 @@ def read_arrays(path: Path, wanted: Callable[[str], bool] = lambda name: True) -
         raise InputError(f"{path}: cannot be read ({reason}); {remedy}") from error
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Calls what makes an array, and nothing else."""
+class _ArrayUnpickler(pickle._Unpickler):
+    """Calls what makes an array, and nothing else. (In C it would fill the memory up to an index that a damaged pickle
+    names.)"""
 
     def find_class(self, module: str, name: str):
         module = module.replace("numpy.core", "numpy._core")  # numpy's name for it until 2.0

@@ -759,7 +759,7 @@ def test_segments_drawn_within_episodes_may_not_cross_their_ends(cheetah, tmp_pa
     write_labels(tmp_path, env, "human", [0, 1], [0, 199], [299, 399])
     assert read_crowd(tmp_path, cheetah, env, "human").length == 100
     write_labels(tmp_path, env, "human", [0, 1], [0, 199], [299, 200])
-    with pytest.raises(InputError, match="1 pairs cross an episode's end"):
+    with pytest.raises(InputError, match="1 segments cross an episode's end"):
         read_crowd(tmp_path, cheetah, env, "human")
 
 
