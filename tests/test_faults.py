@@ -224,7 +224,7 @@ def test_a_builder_whose_worker_hangs_replaces_it_once(data_dir, tmp_path, monke
 
     workers = Workers(1, hang_workers)
     if always:
-        with pytest.raises(WorkersError, match="failed twice .*no episode finished within 1 s"):
+        with pytest.raises(WorkersError, match=r"failed twice .*no episode finished within 1 s"):
             build(tmp_path, workers)
         assert len(hit) == 2 and not [*tmp_path.rglob("*.hdf5"), *tmp_path.rglob("*.partial")]
     else:
@@ -560,30 +560,52 @@ def test_any_number_for_any_flag_is_taken_or_refused_in_one_line(script, data):
 
 
 # ---------------------------------------------------------------- the long part
+LONG = (*SMALL, "--total-steps", 400, "--eval-every", 40, "--log-every", 20)
+
+
+def begin(script: str, folder: Path, data_dir: Path) -> subprocess.Popen:
+    """A run of LONG that has taken its folder, and with it its signals."""
+    seed, options = seed_folder(folder, script), environment(data_dir, folder)
+    process = subprocess.Popen(command(script, *LONG, *SMALL_OF.get(script, [])), cwd=folder, env=options["env"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    while not (seed / ".lock").exists() or f"pid {process.pid} on" not in (seed / ".lock").read_text():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    return process
+
+
+def uninterrupted(script: str, folder: Path, data_dir: Path) -> float:
+    """A whole run of LONG; the seconds that it takes from `begin` on."""
+    folder.mkdir()
+    process, began = begin(script, folder, data_dir), time.monotonic()
+    assert process.wait(600) == 0, process.stderr.read()
+    return time.monotonic() - began
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_fifty_kills_at_random_moments(run, data_dir, tmp_path, script):
-    """kill -9 at random moments until the run has ended; the end equals an uninterrupted run's, bitwise."""
-    arguments = [*SMALL, *SMALL_OF.get(script, []), "--total-steps", 400, "--eval-every", 40, "--log-every", 20]
-    whole = run(script, *arguments, "--run-dir", tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
-    folder, options, draw = seed_folder(tmp_path, script), environment(data_dir, tmp_path), random.Random(script)
-    kills = 0
+    """kill -9 at random moments; whenever the run ends, it equals an uninterrupted one, bitwise."""
+    folder, whole, draw = seed_folder(tmp_path, script), tmp_path / "whole", random.Random(script)
+    length, kills, ends = uninterrupted(script, whole, data_dir), 0, 0
     while kills < 50:
-        process = subprocess.Popen(command(script, *arguments), cwd=options["cwd"], env=options["env"],
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+        process = begin(script, tmp_path, data_dir)
         try:
-            said = process.communicate(timeout=draw.uniform(1.5, 9.0))[1]
+            said = process.communicate(timeout=draw.uniform(0.0, length))[1]
             assert process.returncode == 0, said
-            shutil.rmtree(folder.parent)  # it ended: once more from the start
+            assert_same_run(folder, seed_folder(whole, script))
+            ends += 1
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             kills += 1
-    done = run(script, *arguments)
+        if (folder / "final.pt").exists():
+            shutil.rmtree(folder.parent)  # once more from the start
+    print(f"{script}: {kills} kills, each within {length:.1f} s after the start; {ends} ends between them")
+    done = run(script, *LONG, *SMALL_OF.get(script, []))
     assert done.returncode == 0, done.stderr
-    assert_same_run(folder, tmp_path / "whole/seed-1")
+    assert_same_run(folder, seed_folder(whole, script))
     assert json.loads((folder / "config.json").read_text())["algorithm"] == script
 
 
@@ -618,20 +640,13 @@ def test_fifty_kills_while_a_dataset_is_built(tmp_path):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_twenty_signals_at_random_moments(run, data_dir, tmp_path, script):
     """Each ends the run within 10 seconds with its exit status; the end equals an uninterrupted run's."""
-    arguments = [*SMALL, *SMALL_OF.get(script, []), "--total-steps", 400, "--eval-every", 40, "--log-every", 20]
-    assert run(script, *arguments, "--run-dir", tmp_path / "whole").returncode == 0
-    folder, options, draw = seed_folder(tmp_path, script), environment(data_dir, tmp_path), random.Random(script)
-    sent, slowest = 0, 0.0
+    folder, whole, draw = seed_folder(tmp_path, script), tmp_path / "whole", random.Random(script)
+    length, sent, slowest = uninterrupted(script, whole, data_dir), 0, 0.0
     signums = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129, signal.SIGUSR1: 0}
     while sent < 20:
-        process = subprocess.Popen(command(script, *arguments), cwd=options["cwd"], env=options["env"],
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
-        end = time.monotonic() + draw.uniform(0.0, 7.0)  # from the moment it has taken its folder, and so its signals
-        while not (folder / ".lock").exists() or f"pid {process.pid} on" not in (folder / ".lock").read_text():
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.01)
+        process = begin(script, tmp_path, data_dir)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, end - time.monotonic()))
+            process.wait(draw.uniform(0.0, length))
         signum = draw.choice(list(signums))
         if process.poll() is None:
             left, began = children(process.pid), time.monotonic()
@@ -646,9 +661,10 @@ def test_twenty_signals_at_random_moments(run, data_dir, tmp_path, script):
             sent += 1
         if (folder / "final.pt").exists():
             shutil.rmtree(folder.parent)
-    print(f"{script}: slowest end {slowest:.1f} s")
-    assert run(script, *arguments).returncode == 0
-    assert_same_run(folder, tmp_path / "whole/seed-1")
+    print(f"{script}: {sent} signals, each within {length:.1f} s after the start; slowest end {slowest:.1f} s")
+    done = run(script, *LONG, *SMALL_OF.get(script, []))
+    assert done.returncode == 0, done.stderr
+    assert_same_run(folder, seed_folder(whole, script))
 
 
 def test_a_lock_of_a_dead_process_does_not_block(tmp_path):
