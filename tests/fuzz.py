@@ -16,6 +16,7 @@ import re
 import resource
 import signal
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -131,6 +132,7 @@ def fuzz(kind: str, path: Path, cases: int) -> None:
 
 
 if __name__ == "__main__":
+    warnings.simplefilter("error")  # it would be another line
     common.files.READ_TIMEOUT = 10
     resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
     for kind, path, cases in zip(*[iter(sys.argv[1:])] * 3, strict=True):
