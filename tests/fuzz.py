@@ -133,6 +133,7 @@ def fuzz(kind: str, path: Path, cases: int) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("error")  # it would be another line
+    warnings.simplefilter("ignore", ResourceWarning)
     common.files.READ_TIMEOUT = 10
     resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
     for kind, path, cases in zip(*[iter(sys.argv[1:])] * 3, strict=True):
