@@ -741,6 +741,8 @@ class Hostile:
         ([0, 1, 1], [0, 1, -1], "past the 1496 rows"),
         (pickle.dumps(Hostile()), [0, 1, 2], "it would call"),
         (pickle.dumps({0: 1}), [0, 1, 2], "holds dict"),
+        (pickle.dumps(np.arange(3)).replace(b"i8", b"m8"), [0, 1, 2], "of the type"),  # numpy crashes over these two
+        (pickle.dumps(np.arange(3)).replace(b"K\0t\x94b", b"K\1t\x94b"), [0, 1, 2], "of the type"),
         (b"not a pickle", [0, 1, 2], "cannot be read"),
     ],
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 import gymnasium
 import h5py
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Dict, MultiBinary, Tuple
 
 from common.files import InputError, check_hdf5, locked
@@ -54,6 +55,7 @@ def load(env: str):
     """
     import minari
     from minari.dataset.minari_dataset import parse_dataset_id
+    from minari.dataset.minari_storage import MinariStorage
     from minari.storage.local import get_dataset_path
 
     name = env.removeprefix("minari:")
@@ -62,6 +64,7 @@ def load(env: str):
         folder = Path(get_dataset_path(name))
         if not (folder / "data").exists():
             _download(name, folder)
+        _require_environment(MinariStorage.read_raw_metadata(folder / "data"))
         data = minari.load_dataset(name)
     except Exception as error:  # each of Minari's hosts has its own
         reason = (str(error).splitlines() or [""])[0]
@@ -84,6 +87,22 @@ def _download(name: str, folder: Path) -> None:
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
+
+
+def _require_environment(metadata: dict) -> None:
+    """Raises ValueError where the metadata name anything but a class of environments and classes of wrappers: Gymnasium
+    calls whatever they name.
+    """
+    gym.see_modules_here()
+    spec = json.loads(metadata.get("env_spec") or "{}")
+    parts = [(spec, gymnasium.Env), *((part, gymnasium.Wrapper) for part in spec.get("additional_wrappers", ()))]
+    for part, kind in parts:
+        try:
+            made = load_env_creator(part["entry_point"])
+        except Exception:  # Gymnasium will say that it is not there
+            continue
+        if not (isinstance(made, type) and issubclass(made, kind)):
+            raise ValueError(f"its environment calls {part['entry_point']}, which is no class of {kind.__name__}")
 
 
 def find(env: str, max_steps: int, given: str = "") -> Task:
