@@ -116,7 +116,7 @@ def check(path: Path, name: str, array: np.ndarray, shape: tuple, low=-np.inf, h
     ):
         what = "numbers" if kind is np.number else "whole numbers"
         raise InputError(f"{path}: '{name}' holds {array.dtype}, not {what}; make the file again")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         finite = np.isfinite(array.astype(np.float32)).all()  # what training will see
     if not finite:
         raise InputError(f"{path}: '{name}' holds NaN or infinity; make the file again")
