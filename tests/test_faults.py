@@ -9,8 +9,10 @@ import contextlib
 import dataclasses
 import gc
 import importlib
+import importlib.util
 import json
 import os
+import pickle
 import random
 import re
 import resource
@@ -23,7 +25,9 @@ import time
 import typing
 from pathlib import Path
 
+import gymnasium
 import h5py
+import minari
 import numpy as np
 import pytest
 import torch
@@ -33,12 +37,14 @@ from hypothesis import strategies as st
 from common import suites
 from common.cli import default_args, inside, parse_args, user_errors
 from common.data import read_preferences
-from common.files import InputError, read_arrays, write_hdf5
+from common.files import InputError, WorkersError, fingerprint, read_arrays, write_hdf5
 from common.folder import Run
 from common.rollouts import Workers
 from common.suites.base import Recipe
 from tests.conftest import REPOSITORY, SMALL, SMALL_OF, command, environment
+from tests.fuzz import MINARI, PROJECT
 from tests.test_scripts import assert_same_run, children, start_until
+from tools.answers import CHOICES, Answers, ask
 
 SCRIPTS = sorted(path.stem for path in (REPOSITORY / "algorithms").glob("*.py"))
 
@@ -202,6 +208,32 @@ def build(folder: Path, workers: Workers) -> Path:
     return suites.metaworld.dataset(task, folder, workers, Recipe(episodes=1, pairs=60))
 
 
+@pytest.mark.parametrize("always", [False, True])
+def test_a_builder_whose_worker_hangs_replaces_it_once(data_dir, tmp_path, monkeypatch, always):
+    """Once: the dataset is the same. Always: an error, no file, nobody left behind."""
+    hit: list[int] = []
+
+    def hang_workers() -> bool:  # asked twice a second whether to stop
+        for worker in loky_children(os.getpid()):
+            if worker not in hit and (always or not hit):
+                hang(worker)
+                hit.append(worker)
+        replaced = hit and not running(hit[0]) and not always
+        monkeypatch.setattr("common.rollouts.EPISODE_TIMEOUT", 60 if replaced else 1)
+        return False
+
+    workers = Workers(1, hang_workers)
+    if always:
+        with pytest.raises(WorkersError, match=r"failed twice .*no episode finished within 1 s"):
+            build(tmp_path, workers)
+        assert len(hit) == 2 and not [*tmp_path.rglob("*.hdf5"), *tmp_path.rglob("*.partial")]
+    else:
+        assert build(tmp_path, workers).read_bytes() == next(data_dir.rglob("*.hdf5")).read_bytes()
+        workers.close()
+        assert len(hit) == 1
+    assert not [pid for pid in hit if running(pid)]
+
+
 def test_a_full_disk_under_the_data_leaves_no_half_file(run, small_disk):
     filler = small_disk / "filler"
     filler.write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 50_000))
@@ -319,80 +351,64 @@ def refused(script: str, data_dir: Path, folder: Path, what: str, more: list[str
     assert what in said and "seed-1" in said and "\n" not in said
 
 
-FUZZ = """
-import random, sys, numpy as np
-from pathlib import Path
-from common import suites
-from common.data import read_preferences
-from common.files import InputError
-from common.states import read_saved
-path, env, head, cases, draw = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), random.Random(0)
-content = path.read_bytes()
-victim = path.with_name("victim" + path.suffix)
-
-def read():
-    if path.suffix == ".pt":
-        saved = read_saved(victim, ("step", "state", "args"))
-        return [saved["step"], *(p.numpy() for name in ("actor", "critic") for p in saved["state"][name].values())]
-    task = suites.resolve(env)
-    more = vars(suites.SUITES[task.suite].read_transitions(victim, task)) if path.suffix != ".npz" else {}
-    found = vars(read_preferences(victim, task)) | more
-    return [value for value in found.values() if value is not None]
-
-victim.write_bytes(content)
-right, refused, same = read(), 0, 0
-for case in range(cases):
-    damaged = bytearray(content)
-    kind = case % 3
-    for _ in range(draw.choice([1, 1, 4, 32])):
-        at = draw.randrange(min(head, len(content)) if kind else len(content))
-        damaged[at] = damaged[at] ^ 1 << draw.randrange(8) if draw.random() < 0.5 else draw.randrange(256)
-    if kind == 2:
-        damaged = damaged[: draw.randrange(len(damaged))]
-    victim.write_bytes(damaged)
-    print(case, flush=True)
-    try:
-        found = read()
-    except InputError as error:
-        assert str(victim) in str(error) and "\\n" not in str(error), error
-        refused += 1
-        continue
-    same += all(np.array_equal(a, b) for a, b in zip(found, right, strict=True))
-print(refused, same, cases)
-"""
-
-
-def fuzz(path: Path, env: str, head: int, cases: int) -> tuple[int, int]:
-    """Read `cases` damaged copies of a file in a process of its own: (how many were refused, how many read right)."""
-    env_ = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run([sys.executable, "-c", FUZZ, path, env, str(head), str(cases)], env=env_,
-                          capture_output=True, text=True, timeout=600)  # fmt: skip
-    assert done.returncode == 0, (done.stdout[-20:], done.stderr[-2000:])
-    refused, same, total = map(int, done.stdout.splitlines()[-1].split())
-    assert total == cases
-    return refused, same
-
-
-def fuzz_all(seed: Path, data_dir: Path, folder: Path, cases: int) -> None:
-    """Every damaged copy of a dataset, of preferences, of a checkpoint is refused in one line or read as it was."""
+def good_files(seed: Path, data_dir: Path, folder: Path) -> list[tuple[str, Path, int, int]]:
+    """Files to damage: kind in tests/fuzz.py, path, damaged copies in the quick test and in the slow one."""
+    rng, dataset, hopper = np.random.default_rng(0), folder / "dataset.hdf5", folder / "hopper.hdf5"
     shutil.copy(seed / "checkpoint.pt", folder)
-    shutil.copy(next(data_dir.rglob("*.hdf5")), folder / "dataset.hdf5")
-    rng = np.random.default_rng(0)
+    shutil.copy(next(data_dir.rglob("*.hdf5")), dataset)
     obs, action = rng.normal(size=(2, 4, 25, 39)), rng.uniform(-1, 1, (2, 4, 25, 4))
     np.savez(folder / "p.npz", obs_1=obs[0], obs_2=obs[1], action_1=action[0], action_2=action[1], label=np.ones(4))
-    for name, head in (("checkpoint.pt", 3000), ("dataset.hdf5", 3000), ("p.npz", 300)):
-        refused, same = fuzz(folder / name, "drawer-open-v2", head, cases)
-        print(f"{name}: {refused} refused, {same} read as they were, of {cases}")
-        assert refused + same == cases and refused > cases / 4
+    for name, numbers in (("labels", np.arange(20) % 3 - 1), ("first", np.arange(20)), ("second", np.arange(250, 270))):
+        (folder / f"{name}.pkl").write_bytes(pickle.dumps(numbers))
+    with Answers(folder / "a.jsonl", PROJECT | {"dataset": fingerprint(dataset)}) as answers:
+        for question in ask(20, 0):
+            answers.add(question, 0, CHOICES[question.number % 3], 1.5, 0.2)
+    with h5py.File(hopper, "w") as file:
+        file["observations"], file["actions"] = rng.normal(size=(600, 11)), rng.uniform(-1, 1, (600, 3))
+        file["rewards"], file["terminals"] = rng.normal(size=600), np.arange(600) % 200 == 199
+    task = suites.resolve("hopper-medium-v2")
+    transitions = len(suites.d4rl.read_transitions(hopper, task).obs)
+    suites.d4rl.write_rewards(hopper, task, folder / "new.hdf5", rng.normal(size=transitions), {"reward": "learned"})
+    files = [("checkpoint", folder / "checkpoint.pt", 60, 2000), ("dataset", dataset, 60, 2000),
+             ("pairs", folder / "p.npz", 60, 2000), ("labels", folder / "labels.pkl", 60, 500),
+             ("labels", folder / "second.pkl", 60, 500), ("answers", folder / "a.jsonl", 60, 500),
+             ("merged", folder / "a.jsonl", 60, 500), ("relabelled", folder / "new.hdf5", 8, 1000)]  # fmt: skip
+    if importlib.util.find_spec("jax"):  # the packages of #record in requirements.txt
+        record_pendulum(folder)
+        data = folder / "me/fuzzed-v0/data"
+        files += [("minari", data / "main_data.hdf5", 8, 500), ("minari", data / "metadata.json", 20, 500)]
+    return files
+
+
+def record_pendulum(folder: Path) -> None:
+    """MINARI of tests/fuzz.py."""
+    sim = minari.DataCollector(gymnasium.make("Pendulum-v1", max_episode_steps=60))
+    for seed in range(3):
+        sim.reset(seed=seed)
+        while not sim.step(sim.action_space.sample())[3]:
+            pass
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(folder))
+        sim.create_dataset(MINARI.removeprefix("minari:"), ref_min_score=-1000.0, ref_max_score=-200.0)
+
+
+def fuzz(folder: Path, files: list[tuple[str, Path, int]]) -> None:
+    """Every damaged copy of a file is refused in one line that names it, or read; prints how many."""
+    line = [sys.executable, "-m", "tests.fuzz", *(str(word) for file in files for word in file)]
+    env = {**os.environ, "MINARI_DATASETS_PATH": str(folder)}
+    done = subprocess.run(line, cwd=REPOSITORY, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout[-50:], done.stderr[-2000:])
+    print(*[said for said in done.stdout.splitlines() if "refused" in said], sep="\n")
 
 
 def test_damaged_files_are_refused_or_read_right(data_dir, tmp_path, whole):
-    fuzz_all(whole(), data_dir, tmp_path, 60)
+    fuzz(tmp_path, [(*file, few) for *file, few, _ in good_files(whole(), data_dir, tmp_path)])
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_many_damaged_files_are_refused_or_read_right(data_dir, tmp_path, whole):
-    fuzz_all(whole(), data_dir, tmp_path, 2000)
+    fuzz(tmp_path, [(*file, many) for *file, _, many in good_files(whole(), data_dir, tmp_path)])
 
 
 def test_an_hdf5_that_loops_within_the_library_is_refused(tmp_path, monkeypatch):
@@ -544,30 +560,52 @@ def test_any_number_for_any_flag_is_taken_or_refused_in_one_line(script, data):
 
 
 # ---------------------------------------------------------------- the long part
+LONG = (*SMALL, "--total-steps", 400, "--eval-every", 40, "--log-every", 20)
+
+
+def begin(script: str, folder: Path, data_dir: Path) -> subprocess.Popen:
+    """A run of LONG that has taken its folder, and with it its signals."""
+    seed, options = seed_folder(folder, script), environment(data_dir, folder)
+    process = subprocess.Popen(command(script, *LONG, *SMALL_OF.get(script, [])), cwd=folder, env=options["env"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    while not (seed / ".lock").exists() or f"pid {process.pid} on" not in (seed / ".lock").read_text():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    return process
+
+
+def uninterrupted(script: str, folder: Path, data_dir: Path) -> float:
+    """A whole run of LONG; the seconds that it takes from `begin` on."""
+    folder.mkdir()
+    process, began = begin(script, folder, data_dir), time.monotonic()
+    assert process.wait(600) == 0, process.stderr.read()
+    return time.monotonic() - began
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_fifty_kills_at_random_moments(run, data_dir, tmp_path, script):
-    """kill -9 at random moments until the run has ended; the end equals an uninterrupted run's, bitwise."""
-    arguments = [*SMALL, *SMALL_OF.get(script, []), "--total-steps", 400, "--eval-every", 40, "--log-every", 20]
-    whole = run(script, *arguments, "--run-dir", tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
-    folder, options, draw = seed_folder(tmp_path, script), environment(data_dir, tmp_path), random.Random(script)
-    kills = 0
+    """kill -9 at random moments; whenever the run ends, it equals an uninterrupted one, bitwise."""
+    folder, whole, draw = seed_folder(tmp_path, script), tmp_path / "whole", random.Random(script)
+    length, kills, ends = uninterrupted(script, whole, data_dir), 0, 0
     while kills < 50:
-        process = subprocess.Popen(command(script, *arguments), cwd=options["cwd"], env=options["env"],
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+        process = begin(script, tmp_path, data_dir)
         try:
-            said = process.communicate(timeout=draw.uniform(1.5, 9.0))[1]
+            said = process.communicate(timeout=draw.uniform(0.0, length))[1]
             assert process.returncode == 0, said
-            shutil.rmtree(folder.parent)  # it ended: once more from the start
+            assert_same_run(folder, seed_folder(whole, script))
+            ends += 1
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             kills += 1
-    done = run(script, *arguments)
+        if (folder / "final.pt").exists():
+            shutil.rmtree(folder.parent)  # once more from the start
+    print(f"{script}: {kills} kills, each within {length:.1f} s after the start; {ends} ends between them")
+    done = run(script, *LONG, *SMALL_OF.get(script, []))
     assert done.returncode == 0, done.stderr
-    assert_same_run(folder, tmp_path / "whole/seed-1")
+    assert_same_run(folder, seed_folder(whole, script))
     assert json.loads((folder / "config.json").read_text())["algorithm"] == script
 
 
@@ -602,20 +640,13 @@ def test_fifty_kills_while_a_dataset_is_built(tmp_path):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_twenty_signals_at_random_moments(run, data_dir, tmp_path, script):
     """Each ends the run within 10 seconds with its exit status; the end equals an uninterrupted run's."""
-    arguments = [*SMALL, *SMALL_OF.get(script, []), "--total-steps", 400, "--eval-every", 40, "--log-every", 20]
-    assert run(script, *arguments, "--run-dir", tmp_path / "whole").returncode == 0
-    folder, options, draw = seed_folder(tmp_path, script), environment(data_dir, tmp_path), random.Random(script)
-    sent, slowest = 0, 0.0
+    folder, whole, draw = seed_folder(tmp_path, script), tmp_path / "whole", random.Random(script)
+    length, sent, slowest = uninterrupted(script, whole, data_dir), 0, 0.0
     signums = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129, signal.SIGUSR1: 0}
     while sent < 20:
-        process = subprocess.Popen(command(script, *arguments), cwd=options["cwd"], env=options["env"],
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
-        end = time.monotonic() + draw.uniform(0.0, 7.0)  # from the moment it has taken its folder, and so its signals
-        while not (folder / ".lock").exists() or f"pid {process.pid} on" not in (folder / ".lock").read_text():
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.01)
+        process = begin(script, tmp_path, data_dir)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, end - time.monotonic()))
+            process.wait(draw.uniform(0.0, length))
         signum = draw.choice(list(signums))
         if process.poll() is None:
             left, began = children(process.pid), time.monotonic()
@@ -630,9 +661,10 @@ def test_twenty_signals_at_random_moments(run, data_dir, tmp_path, script):
             sent += 1
         if (folder / "final.pt").exists():
             shutil.rmtree(folder.parent)
-    print(f"{script}: slowest end {slowest:.1f} s")
-    assert run(script, *arguments).returncode == 0
-    assert_same_run(folder, tmp_path / "whole/seed-1")
+    print(f"{script}: {sent} signals, each within {length:.1f} s after the start; slowest end {slowest:.1f} s")
+    done = run(script, *LONG, *SMALL_OF.get(script, []))
+    assert done.returncode == 0, done.stderr
+    assert_same_run(folder, seed_folder(whole, script))
 
 
 def test_a_lock_of_a_dead_process_does_not_block(tmp_path):

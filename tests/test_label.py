@@ -377,7 +377,7 @@ def port(app):
         yield number
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     method=st.sampled_from(["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "X"]),
     path=paths,
@@ -517,10 +517,10 @@ def post(url: str, body: dict) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_kills_at_random_moments_lose_nothing(data_dir, tmp_path, can_render):
-    """30 times: answers one after the other until SIGKILL falls. What was acknowledged is there, and nothing twice."""
+    """50 times: answers one after the other until SIGKILL falls. What was acknowledged is there, and nothing twice."""
     rng, saved, total = np.random.default_rng(0), 0, 0
     path = tmp_path / "labels/drawer-open-v2.jsonl"
-    for _ in range(30):
+    for _ in range(50):
         label = Label(data_dir, tmp_path, "--pairs", 20_000, "--workers", 1, "--frames", 2)
         assert int(label.said[0].split()[0]) >= saved
         saved = total = int(label.said[0].split()[0])

@@ -179,7 +179,7 @@ def test_dry_run_shows_the_job_and_submits_nothing(house):
 # ---------------------------------------------------------------- this machine
 def test_local_runs_every_command_once_each_on_its_own_cores(house):
     cores = sorted(os.sched_getaffinity(0))
-    record = f"{sys.executable} -c 'import os, sys; print(sorted(os.sched_getaffinity(0)))'"
+    record = f"{shlex.quote(sys.executable)} -c 'import os, sys; print(sorted(os.sched_getaffinity(0)))'"
     commands = [f"{record} >> 'out/a {i}'; date +%s.%N >> 'out/a {i}'; sleep 0.5; date +%s.%N >> 'out/a {i}'"
                 for i in range(5)]  # fmt: skip
     commands += [

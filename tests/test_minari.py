@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -161,6 +163,29 @@ def test_described(mine, tmp_path, capsys):
     dataset.main(dataset.DatasetArgs(env=MINE, data_dir=tmp_path))
     said = capsys.readouterr().out
     assert "40 episodes of 200 to 200 steps" in said and "10000 pairs of 50 steps" in said
+
+
+@pytest.mark.parametrize("change", [
+    {"env_spec": {"entry_point": "os:mkdir", "kwargs": {"path": "HERE"}}},
+    {"env_spec": {"additional_wrappers": [{"name": "A", "entry_point": "os:mkdir", "kwargs": {"mode": "HERE"}}]}},
+    {"env_spec": {"entry_point": "os:mkdir", "kwargs": {"path": "HERE"}}, "observation_space": None},
+    {"ref_min_score": "low", "ref_max_score": 0.0}, {"ref_min_score": 1.0, "ref_max_score": 1.0},
+    {"action_space": {"high": [1e400]}}, {"action_space": {"shape": [2], "low": [-1, -1], "high": [1, 1]}},
+])  # fmt: skip
+def test_hostile_metadata_are_refused_and_call_nothing(mine, folder, tmp_path, monkeypatch, change):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, tmp_path / "copy")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "copy"))
+    suites.minari.load.cache_clear()
+    path = tmp_path / "copy/me/pendulum-v0/data/metadata.json"
+    metadata = json.loads(path.read_text())
+    for name, value in change.items():
+        inner = isinstance(value, dict)
+        metadata[name] = json.dumps(json.loads(metadata[name]) | value) if inner else value
+    path.write_text(json.dumps({name: value for name, value in metadata.items() if value is not None}))
+    with pytest.raises(InputError, match=MINE) as error:
+        suites.resolve(MINE)
+    assert "\n" not in str(error.value) and not list(tmp_path.rglob("HERE"))
 
 
 def test_what_cannot_be_trained_on_is_refused_in_one_line(mine, monkeypatch):

@@ -741,6 +741,8 @@ class Hostile:
         ([0, 1, 1], [0, 1, -1], "past the 1496 rows"),
         (pickle.dumps(Hostile()), [0, 1, 2], "it would call"),
         (pickle.dumps({0: 1}), [0, 1, 2], "holds dict"),
+        (pickle.dumps(np.arange(3)).replace(b"i8", b"m8"), [0, 1, 2], "of the type"),  # numpy crashes over these two
+        (pickle.dumps(np.arange(3)).replace(b"K\0t\x94b", b"K\1t\x94b"), [0, 1, 2], "of the type"),
         (b"not a pickle", [0, 1, 2], "cannot be read"),
     ],
 )
@@ -759,7 +761,7 @@ def test_segments_drawn_within_episodes_may_not_cross_their_ends(cheetah, tmp_pa
     write_labels(tmp_path, env, "human", [0, 1], [0, 199], [299, 399])
     assert read_crowd(tmp_path, cheetah, env, "human").length == 100
     write_labels(tmp_path, env, "human", [0, 1], [0, 199], [299, 200])
-    with pytest.raises(InputError, match="1 pairs cross an episode's end"):
+    with pytest.raises(InputError, match="1 segments cross an episode's end"):
         read_crowd(tmp_path, cheetah, env, "human")
 
 

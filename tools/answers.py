@@ -132,7 +132,7 @@ class Answers:
             os.close(folder)
         elif found != self.project:
             name = next(k for k in self.project | found if found.get(k) != self.project.get(k))
-            raise InputError(f"{self.path}: was begun with {name} {found.get(name)}, not {self.project.get(name)}; "
+            raise InputError(f"{self.path}: was begun with {name} {found.get(name)!r}, not {self.project.get(name)!r}; "
                              "give that, or choose another --name")  # fmt: skip
         return self
 
@@ -294,7 +294,7 @@ def merge(args, task: Task, workers) -> tuple[Path, int]:
     suite, project = suites.SUITES[task.suite], next(iter(found.values())).project
     dataset = Path(args.dataset) if args.dataset else suite.dataset(task, args.data_dir, workers)
     for path, answers in found.items():
-        if answers.project != project | {"dataset": fingerprint(dataset)}:
+        if answers.project != project | {"dataset": fingerprint(dataset), "steps": suite.segment(task)}:
             raise InputError(f"--merge: {path}: is not of the same pairs as {next(iter(found))} and {dataset}")
     episodes = suite.read_episodes(dataset, task)
     pairs = draw_pairs(episodes, max(answers.pairs for answers in found.values()), project)

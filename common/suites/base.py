@@ -116,7 +116,7 @@ def check(path: Path, name: str, array: np.ndarray, shape: tuple, low=-np.inf, h
     ):
         what = "numbers" if kind is np.number else "whole numbers"
         raise InputError(f"{path}: '{name}' holds {array.dtype}, not {what}; make the file again")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         finite = np.isfinite(array.astype(np.float32)).all()  # what training will see
     if not finite:
         raise InputError(f"{path}: '{name}' holds NaN or infinity; make the file again")
@@ -215,17 +215,18 @@ def pairs_by_index(labels: Labels, files: list[Path], path: Path, rows: Preferen
     label = check(files[0], "labels", read_pickle(files[0]), (None,), kind=np.integer)
     if not (len(label) and np.isin(label, (-1, 0, 1)).all()):
         raise InputError(f"{files[0]}: holds labels other than 0 (first), 1 (second preferred) and -1 (tie)")
-    shape, steps = (len(label),), labels.segment
-    first = [check(file, "rows", read_pickle(file), shape, kind=np.integer) for file in files[1:]]
-    start = np.stack(first, 1).astype(np.int64)
-    if start.min() < 0 or start.max() + steps > len(rows.obs):
-        raise InputError(f"{files[1]}: has segments past the {len(rows.obs)} rows of {path}; is that the dataset "
-                         "they were drawn from?")  # fmt: skip
-    if labels.within and (crossing := episode[start] != episode[start + steps - 1]).any():
-        raise InputError(f"{files[1]}: {crossing.any(1).sum()} pairs cross an episode's end in {path}, and were drawn "
-                         "within episodes; is that the dataset they were drawn from?")  # fmt: skip
+    first, steps = [], labels.segment
+    for file in files[1:]:
+        row = check(file, "rows", read_pickle(file), (len(label),), kind=np.integer).astype(np.int64)
+        if row.min() < 0 or row.max() > len(rows.obs) - steps:
+            raise InputError(f"{file}: has segments past the {len(rows.obs)} rows of {path}; is that the dataset they "
+                             "were drawn from?")  # fmt: skip
+        if labels.within and (crossing := episode[row] != episode[row + steps - 1]).any():
+            raise InputError(f"{file}: {crossing.sum()} segments cross an episode's end in {path}, and were drawn "
+                             "within episodes; is that the dataset they were drawn from?")  # fmt: skip
+        first.append(row)
     label = np.where(label < 0, 0.5, label).astype(np.float32)
-    return Preferences(rows.obs, rows.action, start, label, steps, rows.reward)
+    return Preferences(rows.obs, rows.action, np.stack(first, 1), label, steps, rows.reward)
 
 
 # ---------------------------------------------------------------- what is in them

@@ -14,6 +14,7 @@ from pathlib import Path
 import gymnasium
 import h5py
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Dict, MultiBinary, Tuple
 
 from common.files import InputError, check_hdf5, locked
@@ -54,6 +55,7 @@ def load(env: str):
     """
     import minari
     from minari.dataset.minari_dataset import parse_dataset_id
+    from minari.dataset.minari_storage import MinariStorage
     from minari.storage.local import get_dataset_path
 
     name = env.removeprefix("minari:")
@@ -62,6 +64,7 @@ def load(env: str):
         folder = Path(get_dataset_path(name))
         if not (folder / "data").exists():
             _download(name, folder)
+        _require_environment(MinariStorage.read_raw_metadata(folder / "data"))
         data = minari.load_dataset(name)
     except Exception as error:  # each of Minari's hosts has its own
         reason = (str(error).splitlines() or [""])[0]
@@ -86,6 +89,22 @@ def _download(name: str, folder: Path) -> None:
                 raise
 
 
+def _require_environment(metadata: dict) -> None:
+    """Raises ValueError where the metadata name anything but a class of environments and classes of wrappers: Gymnasium
+    calls whatever they name.
+    """
+    gym.see_modules_here()
+    spec = json.loads(metadata.get("env_spec") or "{}")
+    parts = [(spec, gymnasium.Env), *((part, gymnasium.Wrapper) for part in spec.get("additional_wrappers", ()))]
+    for part, kind in parts:
+        try:
+            made = load_env_creator(part["entry_point"])
+        except Exception:  # Gymnasium will say that it is not there
+            continue
+        if not (isinstance(made, type) and issubclass(made, kind)):
+            raise ValueError(f"its environment calls {part['entry_point']}, which is no class of {kind.__name__}")
+
+
 def find(env: str, max_steps: int, given: str = "") -> Task:
     """The task of a dataset. `given`: what --env says, where that is not the dataset itself.
 
@@ -100,7 +119,13 @@ def find(env: str, max_steps: int, given: str = "") -> Task:
     if not gym.flattens(data.observation_space) or gymnasium.spaces.flatdim(data.observation_space) != obs_dim:
         raise InputError(f"--dataset {env}: has observations {data.observation_space}, which do not flatten to the "
                          f"{obs_dim} numbers of {own}")  # fmt: skip
-    return Task("minari", env, obs_dim, act_dim, max_steps)
+    space = data.action_space
+    bounded = isinstance(space, Box) and np.isfinite(space.low).all() and np.isfinite(space.high).all()
+    if not bounded or space.shape != (act_dim,) or (space.low == space.high).any():
+        raise InputError(f"--dataset {env}: has actions {space}, which are not the {act_dim} bounded numbers of {own}")
+    task = Task("minari", env, obs_dim, act_dim, max_steps)
+    score(task, 0.0)  # wrong metadata are said here, not in the first evaluation
+    return task
 
 
 def _recover(env: str, render: bool = False) -> gymnasium.Env:
@@ -122,10 +147,20 @@ def make(task: Task, render: bool = False) -> gymnasium.Env:
 
 
 def score(task: Task, episode_return: float) -> float | None:
-    """100 times Minari's normalised score, where the metadata have the two returns that it needs."""
+    """100 times Minari's normalised score, where the metadata have the two returns that it needs.
+
+    Raises:
+        InputError: they are not two different numbers.
+    """
     metadata = load(task.env).storage.metadata
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
-    return None if low is None or high is None else float(100 * (episode_return - low) / (high - low))
+    if low is None or high is None:
+        return None
+    try:
+        return float(100 * (episode_return - low) / (high - low))
+    except (TypeError, ArithmeticError):
+        raise InputError(f"--dataset {task.env}: its metadata have ref_min_score {low!r} and ref_max_score {high!r}, "
+                         "which are not two returns; put two numbers there, or neither") from None  # fmt: skip
 
 
 # ---------------------------------------------------------------- data
@@ -155,13 +190,13 @@ def read_columns(path: Path, task: Task) -> list[tuple[np.ndarray, ...]]:
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     try:
         check_hdf5(path)
-        recorded = list(data.iterate_episodes())
+        recorded = [(e, flatten(data.observation_space, e.observations, len(e.rewards) + 1))
+                    for e in data.iterate_episodes()]  # fmt: skip
     except Exception as error:  # damaged files raise many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be read ({reason}); delete its folder, and download or record it") from None
-    for e in recorded:
+    for e, obs in recorded:
         steps, name = len(e.rewards), f"episode {e.id}"
-        obs = flatten(data.observation_space, e.observations, steps + 1)
         obs = check(path, f"{name}, observations", obs, (steps + 1, task.obs_dim)).astype(np.float32)
         action = check(path, f"{name}, actions", np.asarray(e.actions), (steps, task.act_dim))
         action = 2 * (action - low) / (high - low) - 1  # which RescaleAction undoes
@@ -169,7 +204,8 @@ def read_columns(path: Path, task: Task) -> list[tuple[np.ndarray, ...]]:
             raise InputError(f"{path}: {name} has actions outside the bounds of {space}; record clipped ones")
         action = action.clip(-ACTION_LIMIT, ACTION_LIMIT).astype(np.float32)
         reward = check(path, f"{name}, rewards", np.asarray(e.rewards), (steps,)).astype(np.float32)
-        episodes.append((obs, action, reward, np.asarray(e.terminations, dtype=np.float32)))
+        terminal = check(path, f"{name}, terminations", np.asarray(e.terminations), (steps,), 0, 1).astype(np.float32)
+        episodes.append((obs, action, reward, terminal))
     if not any(len(reward) for _, _, reward, _ in episodes):
         raise InputError(f"{path}: has no episodes; there is nothing to learn from")
     return episodes
