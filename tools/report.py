@@ -258,14 +258,12 @@ def iqm_table(groups: dict) -> list[list[str]]:
             print(f"warning: {pairs or 'all'} pairs: interquartile means of different tasks; compare none of them "
                   "(--filter takes the tasks in common)", file=sys.stderr)  # fmt: skip
         for method, tasks in methods.items():
-            count = min(map(len, tasks.values()))
-            if count < max(map(len, tasks.values())):
-                print(f"warning: {method}, {pairs} pairs: interquartile mean of the first {count} seeds of each task, "
-                      "some have more", file=sys.stderr)  # fmt: skip
+            count, most = min(map(len, tasks.values())), max(map(len, tasks.values()))
             point, low, high = interquartile_mean([[seed.final for seed in seeds[:count]]
                                                    for seeds in tasks.values()])  # fmt: skip
             rows.append([method, str(pairs or "all"), NAMES[metric],
-                         str(len(tasks)) if same else f"{len(tasks)}: {', '.join(tasks)}", str(count),
+                         str(len(tasks)) if same else f"{len(tasks)}: {', '.join(tasks)}",
+                         str(count) if count == most else f"the first {count}",
                          span([seed for seeds in tasks.values() for seed in seeds]),
                          f"{point:.1f}" + (f" [{low:.1f}, {high:.1f}]" if count > 1 else "")])  # fmt: skip
     return rows
