@@ -249,7 +249,7 @@ def test_ablation_and_unfinished_runs(tmp_path, capsys):
     assert "| beta | 0.1 | 1 | 2 | 20.0 |" in said and "| beta | 1.0 | 1 | 2 | 65.0 |" in said
     write_run(base, "ipl_iql", "sweep-into-v2", 500, 1, [0.0, 0.1, 0.4], beta=1.0)
     report.main(ReportArgs((base,), tmp_path / "out"))
-    assert "| ipl_iql beta=1 | 500 | success, % | 2 | 1 | 10 to 20 (unfinished) |" in capsys.readouterr().out
+    assert "| ipl_iql beta=1 | 500 | success, % | 2 | the first 1 | 10 to 20 (unfinished) |" in capsys.readouterr().out
 
 
 def test_ablations_compare_what_is_alike(tmp_path):
