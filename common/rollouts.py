@@ -29,6 +29,8 @@ RENDER_EVERY = 4
 """steps between two frames of a video: rendering without a GPU takes about 0.2 s a frame"""
 REPLAY_GAP = 1e-3
 """largest difference of a replayed observation from the recorded one: another processor rounds differently"""
+VP9 = "-crf 30 -b:v 0 -deadline realtime -cpu-used 8".split()
+"""ffmpeg's options for a WebM. Browsers bring VP9 along; for H.264 Firefox on Linux needs the system's libavcodec"""
 EPISODE_TIMEOUT = 600
 """seconds without a finished episode after which the workers count as hung"""
 Actor = dict[str, np.ndarray]
@@ -82,12 +84,13 @@ def film(task: Task, episode: Episode, first: int, steps: int, path: Path, frame
 
 
 def write_video(path: Path, frames: list[np.ndarray], fps: int = 20) -> None:
-    """Write an MP4, atomically."""
+    """Write an MP4 (H.264) or a WebM (VP9), atomically."""
     import imageio
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
-    imageio.mimwrite(partial, frames, fps=fps, macro_block_size=8)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    webm = {"codec": "libvpx-vp9", "quality": None, "output_params": VP9} if path.suffix == ".webm" else {}
+    imageio.mimwrite(partial, frames, fps=fps, macro_block_size=8, **webm)
     partial.replace(path)
 
 

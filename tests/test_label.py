@@ -341,7 +341,7 @@ def app(tmp_path_factory):
 
     class NoFilms:
         def path(self, segment, steps) -> Path:
-            return folder / "none.mp4"
+            return folder / "none.webm"
 
         def why_not(self, path) -> str:
             return ""
@@ -435,10 +435,10 @@ def test_a_replay_that_differs_is_refused(data_dir, tmp_path, can_render, monkey
     episode.action[3] = -episode.action[3]
     workers = Workers(1)
     try:
-        (why,) = workers.run(film, [(TASK, episode, 0, 25, tmp_path / "a.mp4", 2, 8)])
+        (why,) = workers.run(film, [(TASK, episode, 0, 25, tmp_path / "a.webm", 2, 8)])
     finally:
         workers.close()
-    assert why.startswith("the replay of an episode differs from its recording") and not (tmp_path / "a.mp4").exists()
+    assert why.startswith("the replay of an episode differs from its recording") and not (tmp_path / "a.webm").exists()
 
 
 def test_metaworld_is_replayed_exactly(data_dir):

@@ -45,8 +45,8 @@ class LabelArgs:
     """environment, of MetaWorld, D4RL or robomimic"""
     pairs: Annotated[int, "[1, inf)"] = 100
     """pairs to label; more may be asked for later"""
-    question: str = "Which robot does the task better?"
-    """what the page asks"""
+    question: str = ""
+    """what the page asks; empty: which robot does ENV better"""
     name: str = ""
     """the labeller: each has files of their own, labels/ENV-NAME.jsonl and .npz"""
     seed: Annotated[int, "[0, 4294967295]"] = 0
@@ -87,7 +87,7 @@ class Films:
     def path(self, segment: tuple[int, int], steps: int) -> Path:
         """Where the video of `segment` = (episode, first step) is, or will be."""
         episode, first = segment
-        return self.folder / f"episode-{episode}_first-{first}_steps-{steps}_frames-{self.frames}.mp4"
+        return self.folder / f"episode-{episode}_first-{first}_steps-{steps}_frames-{self.frames}.webm"
 
     def why_not(self, path: Path) -> str:
         """Empty, or why there will be no video at `path`."""
@@ -180,7 +180,8 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
             return training_command(args, npz, labelled) if labelled else ""
 
         session = Session(answers, pairs, films, save)
-        with serve(args.host, args.port, token, addresses, args.question, session) as port:
+        asked = args.question or f"Which robot does {task.env} better?"
+        with serve(args.host, args.port, token, addresses, asked, session) as port:
             print(f"http://{args.host}:{port}/{token}/", flush=True)
             if args.remote:
                 print("on the machine with the browser, before opening that address:\n"
@@ -191,7 +192,7 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
             while not signals:
                 time.sleep(0.2)
         renderer.join()  # the signal stops it too
-        print(*answers.summary(pairs), save(), sep="\n")
+        print(*filter(None, [*answers.summary(pairs), save()]), sep="\n")
 
 
 def main(args: LabelArgs) -> None:

@@ -31,7 +31,7 @@ LARGEST_BODY = 1_000
 """bytes of a request"""
 POLICY = (
     "default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; connect-src 'self'; media-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 
@@ -127,7 +127,7 @@ def make_app(token: str, hosts: list[str], question: str, session: Session) -> F
     def protect(response: Response) -> Response:
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
-        if response.mimetype != "video/mp4":
+        if response.mimetype != "video/webm":
             response.headers["Cache-Control"] = "no-store"
         return response
 
@@ -159,7 +159,7 @@ def make_app(token: str, hosts: list[str], question: str, session: Session) -> F
         path = session.films.path(segment, session.pairs.steps)
         if not path.exists():
             abort(404, "not rendered yet")
-        return send_file(path.resolve(), mimetype="video/mp4", conditional=True, max_age=3600)
+        return send_file(path.resolve(), mimetype="video/webm", conditional=True, max_age=3600)
 
     return app
 
