@@ -124,7 +124,7 @@ class ReplayBuffer:
                 r = rows[:, i]
                 yield {
                     "obs": take(self.obs, r), "action": take(self.action, r), "next_obs": take(self.next_obs, r),
-                    "reward": rewards_of(self.reward, r), "terminal": self.terminal[r],
+                    "reward": rewards_of(self.reward, r), "terminal": take(self.terminal, r),
                 }  # fmt: skip
             chunk, skip = chunk + 1, 0
 

@@ -165,7 +165,7 @@ class Runs:
             check_finite(self.folder, self.seeds, step, metrics, state, batch)
         if not due:
             return
-        columns = {name: m.tolist() for name, m in metrics.items()}  # the only wait for the device
+        columns = {name: m.tolist() for name, m in metrics.items()}
         for k, run in enumerate(self.runs):
             run.log("train", step, {name: column[k] for name, column in columns.items()})
         losses = {name.removeprefix("losses/"): c[0] for name, c in columns.items() if name.startswith("losses/")}
