@@ -103,7 +103,7 @@ def test_relabelled_as_another_dataset(mine, tmp_path):
     assert now.reward == pytest.approx(reward.reward_of(run, was), abs=1e-5) and now.reward.std() > 0
     metadata = suites.minari.load(target).storage.metadata
     assert metadata["run"] == str(seed) and metadata["dataset_id"] == "me/relabelled-v0" and "git_commit" in metadata
-    for wrong in (target, MINE, "minari:no version", str(tmp_path / "a.hdf5")):
+    for wrong in (target, MINE, "minari:no version", "minari:me/none", str(tmp_path / "a.hdf5")):
         with pytest.raises(InputError, match="must be minari:NAMESPACE/NAME-v0, and no dataset"):
             reward.main(reward.RewardArgs((seed,), relabel=wrong))
     done = subprocess.run(command("iql", "--dataset", target, "--use-replay", *small), **options)
@@ -192,7 +192,7 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(mine, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as on a machine without a network
     discrete = record("me/discrete-v0", gymnasium.make("CartPole-v1"))
     short = record("me/short-v0", gymnasium.make("Pendulum-v1", max_episode_steps=5))
-    cases = [("minari:me/none-v0", "cannot be had"), ("minari:x", "cannot be had"), (discrete, "Discrete actions")]
+    cases = [("minari:me/none-v0", "cannot be had"), ("minari:x/y", "x/y-v0"), (discrete, "Discrete actions")]
     for env, said in cases:
         with pytest.raises(InputError, match=said) as error:
             suites.resolve(env)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -59,6 +60,8 @@ def load(env: str):
     from minari.storage.local import get_dataset_path
 
     name = env.removeprefix("minari:")
+    if not re.search(r"-v\d+$", name):
+        raise InputError(f"--dataset {env}: has no version; write {env}-v0, for example")
     try:
         parse_dataset_id(name)
         folder = Path(get_dataset_path(name))
@@ -78,8 +81,10 @@ def load(env: str):
 def _download(name: str, folder: Path) -> None:
     """Once, if two processes ask at once; nothing is left of a download that is cut."""
     import minari
+    from huggingface_hub.utils import logging
 
-    (folder.parent).mkdir(parents=True, exist_ok=True)
+    logging.set_verbosity_error()  # else a line a retry
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         if not (folder / "data").exists():
             try:
@@ -227,7 +232,7 @@ def write_rewards(path: Path, task: Task, target: str, reward: np.ndarray, made:
     try:
         parse_dataset_id(name)
         folder = Path(get_dataset_path(name))
-    except ValueError:
+    except (TypeError, ValueError):  # TypeError: no version
         folder = None
     if name == target or folder is None or folder.exists():
         raise InputError(f"--relabel {target}: must be minari:NAMESPACE/NAME-v0, and no dataset that is there already")
