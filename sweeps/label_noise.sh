@@ -11,7 +11,9 @@ TASKS=${TASKS:-drawer-open-v2}
 PAIRS=${PAIRS:-4000}
 MISTAKES=${MISTAKES:-0 0.1 0.2 0.3 0.4}
 SEEDS=${SEEDS:-1 2 3}
-ARGS=${ARGS---total-steps 30000 --eval-every 5000}
+STEPS=${STEPS:-10000} # updates, far fewer than the paper's 200,000
+ARGS=${ARGS---eval-every 500}
+CPL="--bc-steps $((STEPS * 2 / 5)) --warmup-steps $((STEPS / 50))" # the same shares of training as at 200,000
 
 for task in $TASKS; do
     for mistake in $MISTAKES; do
@@ -21,8 +23,10 @@ for task in $TASKS; do
             continue
         fi
         for method in $METHODS; do
+            flags="--total-steps $STEPS"
+            if [ "$method" = cpl ]; then flags+=" $CPL"; fi
             seed_flags | while read -r seeds; do
-                echo "python algorithms/$method.py --env $task --preferences $file --num-preferences $PAIRS $seeds" \
+                echo "python algorithms/$method.py --env $task --preferences $file --num-preferences $PAIRS $flags $seeds" \
                     "--run-dir runs/label_noise/$task/mistake-$mistake/$method${ARGS:+ $ARGS}"
             done
         done
