@@ -458,19 +458,31 @@ def shown_pairs(groups: dict) -> dict[str, int]:
             for env, _ in count}  # fmt: skip
 
 
+def without_mistake(method: str) -> str:
+    """The name of a line in a picture that shows the share of wrong labels elsewhere."""
+    return " ".join(word for word in method.split() if not word.startswith("mistake="))
+
+
+def panel(key: tuple, seeds: list[Seed]) -> str:
+    """The title of the panel of curves that a group is in."""
+    share = seeds[0].args.get("mistake")
+    return f"{key[0]}, {key[1] or 'all'} pairs" if share is None else f"{key[0]}, {100 * share:g} % wrong labels"
+
+
 def curves(groups: dict, x: str, smooth: int, out: Path) -> list[Path]:
-    """Mean over seeds with its 95 % interval, a panel for each task, at one number of pairs. All lines, of any
-    number of pairs, as CSV."""
+    """Mean over seeds with its 95 % interval, a panel for each task and share of wrong labels, at one number of pairs.
+    All lines, of any number of pairs, as CSV."""
     found = {key: line for key, seeds in groups.items() if len(line := curve(key[2], seeds, x, smooth))}
     lines = pd.concat(found, names=["task", "pairs", "method"]).reset_index(level=[0, 1, 2])
     lines.rename(columns={"x": "updates" if x == "step" else "seconds"}).to_csv(
         out / "curves.csv", index=False, float_format="%.6g", lineterminator="\n")  # fmt: skip
-    panels = {}
-    for env, pairs in shown_pairs(found).items():
-        mark = next(filter(None, (unfinished(groups[key]) for key in found if key[:2] == (env, pairs))), "")
-        panels[env, pairs] = f"{env}, {pairs or 'all'} pairs{mark}"
-    drawn = pd.concat([found[key].assign(panel=panels[key[:2]], method=key[2], metric=groups[key][0].metric)
-                       for key in found if key[:2] in panels])  # fmt: skip
+    shown, panels = shown_pairs(found), defaultdict(list)
+    for key in found:
+        if shown[key[0]] == key[1]:
+            panels[panel(key, groups[key])].append(key)
+    drawn = pd.concat([found[key].assign(panel=title + next(filter(None, (unfinished(groups[k]) for k in keys)), ""),
+                                         method=without_mistake(key[2]), metric=groups[key][0].metric)
+                       for title, keys in panels.items() for key in keys])  # fmt: skip
     label = "updates" if x == "step" else "wall-clock of the process, s"
     return [out / "curves.csv", *draw(drawn, label, out, "curves")]
 
@@ -500,12 +512,11 @@ def scaling(groups: dict, out: Path) -> list[Path]:
 def noise(groups: dict, out: Path) -> list[Path]:
     """Final against the share of wrong labels, a panel for each task; none where no two shares were run."""
     rows = []
-    for (env, pairs, name), seeds in groups.items():
+    for (env, pairs, method), seeds in groups.items():
         values, share = np.array([seed.final for seed in seeds]), seeds[0].args.get("mistake")
-        method = " ".join(word for word in name.split() if not word.startswith("mistake="))
         if share is not None:
-            panel = f"{env}, {pairs or 'all'} pairs"
-            rows.append((panel, seeds[0].metric, method, share, values.mean(), *bootstrap(values)))
+            title = f"{env}, {pairs or 'all'} pairs"
+            rows.append((title, seeds[0].metric, without_mistake(method), share, values.mean(), *bootstrap(values)))
     lines = pd.DataFrame(rows, columns=["panel", "metric", "method", "x", "mean", "low", "high"])
     return draw(lines.sort_values("x"), "share of wrong labels", out, "noise") if lines["x"].nunique() > 1 else []
 
