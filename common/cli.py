@@ -173,6 +173,8 @@ def can_compile(device: torch.device) -> str:
             return "Triton and a GPU of compute capability 7.0"
         if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
             return "a C compiler (Debian: gcc)"
+    elif " " in torch.__file__:  # the linker would get the folder in pieces
+        return f"a path without spaces, unlike {Path(torch.__file__).parent}"
     elif not shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")):
         return "a C++ compiler (Debian: g++)"
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():

@@ -112,6 +112,25 @@ def test_curves_show_each_task_once(tmp_path):
     assert report.shown_pairs(groups) == {"drawer-open-v2": 500}
 
 
+def test_pictures_of_label_noise(tmp_path, monkeypatch):
+    """A panel of curves for each share of wrong labels; final against the share."""
+    for share, end in ((0, 1.0), (0.2, 0.5)):
+        for method in ("ipl_iql", "cpl"):
+            name = f"data/drawer-open-v2-mistake-{share}.npz"
+            write_run(tmp_path / f"runs/{share}", method, "drawer-open-v2", 4000, 1, [0.0, end], preferences=name)
+    drawn = {}
+    monkeypatch.setattr(report, "draw", lambda lines, label, out, name: drawn.update({name: lines}) or [])
+    report.main(ReportArgs((tmp_path / "runs",), tmp_path / "out"))
+    lines = drawn["curves"]
+    assert set(zip(lines["panel"], lines["method"], strict=True)) == {
+        (f"drawer-open-v2, {share} % wrong labels", method) for share in (0, 20) for method in ("ipl_iql", "cpl")
+    }
+    found = [tuple(row) for row in drawn["noise"][["method", "x", "mean"]].to_numpy()]
+    assert found == [
+        (method, share, end) for share, end in ((0.0, 100.0), (0.2, 50.0)) for method in ("cpl", "ipl_iql")
+    ]
+
+
 def test_report_is_the_same_every_time(runs, tmp_path):
     """Bytes of tables and pictures, in processes of their own."""
     for name in ("a", "b"):
@@ -126,18 +145,20 @@ def test_report_is_the_same_every_time(runs, tmp_path):
 
 @pytest.mark.parametrize(
     ("runs", "source", "out"),
-    [("published", "docs/results.md", "results/report"), ("small", "docs/results-small.md", "results/small/report")],
-)
+    [("published", "docs/results.md", "results/report"), ("small", "docs/results-small.md", "results/small/report"),
+     ("label_noise", "", "results/label_noise/report")],
+)  # fmt: skip
 def test_published_results_are_what_the_report_makes_of_them(tmp_path, runs, source, out):
     """A page and its pictures, by the command that the page shows. Tables to the byte; pictures but for what another
     processor rounds otherwise."""
-    source, published, page = REPOSITORY / source, REPOSITORY / out, tmp_path / "results.md"
-    shutil.copy(source, page)
+    published, page = REPOSITORY / out, tmp_path / "results.md"
     call = [sys.executable, "-m", "tools.report", f"results/{runs}", "--out", str(tmp_path / "report")]
-    call += ["--into", str(page)]
+    if source:
+        shutil.copy(REPOSITORY / source, page)
+        call += ["--into", str(page)]
     done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr
-    assert page.read_text() == source.read_text()
+    assert not source or page.read_text() == (REPOSITORY / source).read_text()
     assert sorted(path.name for path in published.iterdir()) == sorted(p.name for p in (tmp_path / "report").iterdir())
     for path in (tmp_path / "report").iterdir():
         if path.suffix in (".md", ".tex", ".csv"):
@@ -147,7 +168,7 @@ def test_published_results_are_what_the_report_makes_of_them(tmp_path, runs, sou
             assert new.shape == old.shape and np.abs(new - old).mean() < 4e-4
 
 
-@pytest.mark.parametrize("sweep", ["published", "small"])
+@pytest.mark.parametrize("sweep", ["published", "small", "label_noise"])
 def test_published_results_are_those_of_the_sweep(sweep):
     """Every run in results/SWEEP is one of sweeps/SWEEP.sh's, with its arguments. Runs enter as they finish."""
     shown = subprocess.run(["bash", REPOSITORY / f"sweeps/{sweep}.sh"], capture_output=True, text=True, check=True)
@@ -171,7 +192,7 @@ def test_published_results_are_those_of_the_sweep(sweep):
 
 
 def test_results_are_of_sweeps():
-    assert {path.name for path in (REPOSITORY / "results").iterdir()} <= {"published", "small", "report"}
+    assert {path.name for path in (REPOSITORY / "results").iterdir()} <= {"published", "small", "label_noise", "report"}
 
 
 def test_tables_go_into_a_document(runs, tmp_path):
