@@ -131,7 +131,7 @@ inspect() {  # fills state[ID] (finished running failed waiting) and detail[ID]
 is_local_running() { ! flock --shared --nonblock "$dir/.local" true; }  # its tasks hold the lock as long as one of them lives
 
 print_status() {
-    local id count log
+    local id count log never=()
     declare -A count=([finished]=0 [running]=0 [failed]=0 [waiting]=0)
     for id in "${!state[@]}"; do count[${state[$id]}]=$((count[${state[$id]}] + 1)); done
     echo "$name: ${#state[@]} commands: ${count[finished]} finished, ${count[running]} running," \
@@ -139,8 +139,14 @@ print_status() {
     for id in $(printf '%s\n' "${!state[@]}" | sort); do
         log=$dir/$id.log
         [ -e "$log" ] || log="$dir: see the tasks' logs for command $id"
-        [ "${state[$id]}" != failed ] || echo "failed: ${log#"$PWD"/} (${detail[$id]})"
+        if [ "${detail[$id]}" = "ended before it began" ]; then
+            never+=("$id")
+        elif [ "${state[$id]}" = failed ]; then
+            echo "failed: ${log#"$PWD"/} (${detail[$id]})"
+        fi
     done
+    [ ${#never[@]} = 0 ] || echo "not begun when their job ended: ${#never[@]} of ${#state[@]} commands," \
+        "${never[0]} to ${never[-1]}; logs in ${dir#"$PWD"/}"
 }
 
 if [ -n "$status" ]; then
