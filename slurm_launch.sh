@@ -145,8 +145,7 @@ print_status() {
             echo "failed: ${log#"$PWD"/} (${detail[$id]})"
         fi
     done
-    [ ${#never[@]} = 0 ] || echo "not begun when their job ended: ${#never[@]} of ${#state[@]} commands," \
-        "${never[0]} to ${never[-1]}; logs in ${dir#"$PWD"/}"
+    [ ${#never[@]} = 0 ] || echo "not begun when their job ended, logs in ${dir#"$PWD"/}: ${never[*]}"
 }
 
 if [ -n "$status" ]; then

@@ -206,9 +206,8 @@ def test_a_person_labels_ten_pairs(data_dir, tmp_path, can_render):
     for k in (0, 1):
         for i, (episode, step) in enumerate(pairs.segments[:, k]):
             assert (found[f"obs_{k + 1}"][i] == episodes[episode].obs[step : step + 25]).all()
-    words = (
-        shlex.split(shown)[2:] + "--total-steps 4 --eval-episodes 1 --hidden-sizes 8 --threads 1 --no-compile".split()
-    )
+    words = shlex.split(shown)[2:]
+    words += "--total-steps 4 --eval-episodes 1 --hidden-sizes 8 --threads 1 --no-compile".split()
     done = subprocess.run(command("ipl_iql", *words), **environment(data_dir, tmp_path))
     assert done.returncode == 0, done.stderr
 
