@@ -284,9 +284,11 @@ def short_names(runs: list[Learned]) -> list[str]:
 def compare(runs: list[Learned], measured: list[dict[tuple[str, str], tuple]]):
     """A row a run, a panel a measure, with intervals; of correlations Pearson's filled and Spearman's hollow."""
     panels = {level: [(level, name) for name in CORRELATIONS] for level in LEVELS}
-    panels = {"accuracy, pairs held out": [("pairs held out", "accuracy")]} | panels
+    panels = {"accuracy,\npairs held out": [("pairs held out", "accuracy")]} | panels
     panels = {title: keys for title, keys in panels.items() if any(key in found for key in keys for found in measured)}
-    figure = Figure(figsize=(3 + 2.4 * len(panels), 1.4 + 0.32 * len(runs)), layout="constrained")
+    names = short_names(runs)
+    width = 0.08 * max(map(len, names)) + 2 * len(panels)  # inches: names of any length leave the panels their room
+    figure = Figure(figsize=(width, 1.6 + 0.32 * len(runs)), layout="constrained")
     for axes, (title, keys) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(),
                                    strict=True):  # fmt: skip
         for i, (run, found) in enumerate(zip(runs, measured, strict=True)):
@@ -300,9 +302,9 @@ def compare(runs: list[Learned], measured: list[dict[tuple[str, str], tuple]]):
                 axes.plot(value, at, "os"[k], color=colour, mfc=("white", colour)[k == 0], ms=5)
         chance = 0.5 if len(keys) == 1 else 0
         axes.axvline(chance, color="grey", ls=":", lw=1)
-        axes.set(title=title if len(keys) == 1 else f"correlation {title}", ylim=(len(runs) - 0.5, -0.5))
+        axes.set(title=title if len(keys) == 1 else f"correlation\n{title}", ylim=(len(runs) - 0.5, -0.5))
         axes.grid(axis="x", alpha=0.3)
-        axes.set_yticks(range(len(runs)), short_names(runs))
+        axes.set_yticks(range(len(runs)), names)
     if len(panels) > 1:
         marks = [Line2D([], [], ls="", marker=m, color="black", mfc=f) for m, f in (("o", "black"), ("s", "white"))]
         figure.legend(marks, ["Pearson", "Spearman"], loc="outside lower right", ncols=2, frameon=False)
