@@ -87,8 +87,8 @@ def test_readme_shows_the_results_of_the_report():
     expected, methods = {}, {}
     for task, method, *cells in re.findall(row, (REPOSITORY / "docs/results.md").read_text(), re.MULTILINE):
         expected[task, method], methods[method] = cells, None
-    lines = README.read_text().partition("| task | seeds |")[2].partition("\n\n")[0].splitlines()
-    header, _, *rows = [[cell.strip() for cell in line.removeprefix("|").removesuffix("|").split("|")] for line in lines]
+    lines = README.read_text().partition("| task | seeds |")[2].partition("\n\n")[0].split("\n|")
+    header, _, *rows = [[cell.strip() for cell in row.removesuffix("|").split("|")] for row in lines]
     assert header == list(methods)
     assert [task for task, *_ in rows] == list(dict.fromkeys(task for task, _ in expected))
     for task, seeds, *shown_cells in rows:
