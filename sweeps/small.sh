@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs at a small budget, not the paper's, of what published.sh has no finished runs of; they are in results/small/.
-# Prints one command a setting; six hours on two cores: ./slurm_launch.sh sweeps/small.sh --local --cpus 1
+# Runs at a small budget, not the paper's, where published.sh has no finished runs; they are in results/small/.
+# Prints one command a setting; six to seven hours on two cores: ./slurm_launch.sh sweeps/small.sh --local --cpus 1
 set -euo pipefail
 cd "$(dirname "$0")"
 export SEEDS="1 2 3"

@@ -356,8 +356,9 @@ def note(seeds: list[Seed], smooth: int) -> str:
         f"Paper: the maximum over training of the seeds' mean curve{averaged}. The original's plotter prints it; it is "
         "biased upwards. Last: the evaluation at the last step. Best per seed: the mean of each seed's best "
         "evaluation, biased upwards even more. In brackets: 95 % bootstrap interval over seeds. Of 3 seeds it is the "
-        "lowest and the highest, and holds the true mean 3 times in 4, not 95 in 100. The interquartile mean leaves "
-        "out the lowest and the highest quarter of all runs; its interval resamples the seeds of each task. "
+        "lowest and the highest, and holds the true mean 3 times in 4, not 95 in 100; of 2 seeds, 1 time in 2. The "
+        "interquartile mean leaves out the lowest and the highest quarter of all runs; its interval resamples the "
+        "seeds of each task. "
         f"Episodes of an evaluation: {', '.join(map(str, episodes))}. Code: {code}."
     )
 
