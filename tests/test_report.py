@@ -94,6 +94,18 @@ def test_rules_of_reporting(tmp_path):
     assert report.Seed(tmp_path, {}, pd.DataFrame({"value": [3.0]}, index=[0]), "score", 1, "").final == 3  # at once
 
 
+def test_each_fifth_of_training(tmp_path):
+    """Means of eight evaluations each, without the one of step 0; change in the second half; none of shorter runs."""
+    for seed, values in ((1, [1.0] + [0.0, 0.5] * 20), (2, [1.0] + [1.0] * 32 + [0.25] * 8)):
+        write_run(tmp_path / "runs", "ipl_iql", "drawer-open-v2", 500, seed, values)
+    write_run(tmp_path / "runs", "mr_iql", "drawer-open-v2", 500, 1, [0.0, 0.5] * 20)
+    report.main(ReportArgs((tmp_path / "runs",), tmp_path / "out"))
+    rows = rows_of((tmp_path / "out/tables.md").read_text())
+    (row,) = rows[next(i for i, row in enumerate(rows) if "1st fifth" in row) + 2 :]
+    early = ["62 [25, 100]"] * 4
+    assert row == ["drawer-open-v2", "500", "ipl_iql", "2", *early, "25 [25, 25]", "27 [4, 50]"]  # 75 / 19 = 4
+
+
 def test_curves_show_each_task_once(tmp_path):
     """At the number of pairs that most methods have; the CSV has all, smoothed where there are many evaluations."""
     for pairs, methods in ((500, ("ipl_iql", "mr_iql")), (4000, ("ipl_iql",))):

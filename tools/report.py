@@ -245,6 +245,18 @@ def main_table(groups: dict, smooth: int) -> list[list[str]]:
     return rows
 
 
+def stability_table(groups: dict) -> list[list[str]]:
+    """One row a group with 40 evaluations or more, which are eight in each fifth of training, as in `final`."""
+    rows = [["task", "pairs", "method", "seeds", "1st fifth", "2nd", "3rd", "4th", "5th", "change"]]
+    for (env, pairs, method), seeds in groups.items():
+        values = together(seeds).loc[1:].to_numpy()  # without the untrained policy's
+        if len(values) >= 40:
+            fifths = [cell(part.mean(axis=0), 0) for part in np.array_split(values, 5)]
+            change = np.abs(np.diff(values[len(values) // 2 :], axis=0)).mean(axis=0)
+            rows.append([env, str(pairs or "all"), method, str(len(seeds)), *fifths, cell(change, 0)])
+    return rows
+
+
 def iqm_table(groups: dict) -> list[list[str]]:
     """Interquartile mean over tasks and seeds by rliable, of methods that ran on more than one task of a suite."""
     found = defaultdict(lambda: defaultdict(dict))
@@ -544,6 +556,8 @@ def main(args: ReportArgs) -> list[Path]:
     if args.x == "wall-clock" and not any(seed.curve.seconds.notna().all() for seed in seeds):
         raise InputError("--x wall-clock: no run has a time.csv")
     tables = [("", main_table(groups, args.smooth)), ("Interquartile mean over tasks and seeds", iqm_table(groups)),
+              ("Mean of each fifth of training, and the mean change between successive evaluations of the second half",
+               stability_table(groups)),
               ("By the value of an argument, all others alike", ablation_table(seeds))]  # fmt: skip
     if args.reward:
         tables.append(("Learned reward, and the evaluation at the same update", reward_table(groups, args.reward)))
