@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The runs of the published tables, at the paper's budget, most wanted first; finished ones are in results/published/.
-# Prints one command a seed, one to three hours of a core: ./slurm_launch.sh sweeps/published.sh --local --cpus 1
+# Prints one command a seed, 0.7 to 3 hours of a core: ./slurm_launch.sh sweeps/published.sh --local --cpus 1
 set -euo pipefail
 cd "$(dirname "$0")"
 

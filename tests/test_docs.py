@@ -92,7 +92,7 @@ def test_readme_shows_the_results_of_the_report():
     rows = [["task", "seeds", *methods], ["---"] * (2 + len(methods))]
     for task, runs in found.items():
         seeds = [seeds for seeds, _ in runs.values()]
-        rows.append([task, " to ".join(map(str, sorted({min(seeds), max(seeds)}))),
+        rows.append([task, " or ".join(map(str, sorted({min(seeds), max(seeds)}))),
                      *(runs[method][1] if method in runs else "" for method in methods)])  # fmt: skip
     table = "".join("|" + "".join(f" {cell} |" if cell else " |" for cell in cells) + "\n" for cells in rows)
     assert f"\n\n{table}\n" in README.read_text()
