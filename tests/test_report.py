@@ -180,7 +180,10 @@ def test_published_results_are_what_the_report_makes_of_them(tmp_path, runs, sou
             assert new.shape == old.shape and np.abs(new - old).mean() < 4e-4
 
 
-@pytest.mark.parametrize("sweep", ["published", "small", "label_noise"])
+SWEEPS = ["published", "cosine", "small", "label_noise"]
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
 def test_published_results_are_those_of_the_sweep(sweep):
     """Every run in results/SWEEP is one of sweeps/SWEEP.sh's, with its arguments. Runs enter as they finish."""
     shown = subprocess.run(["bash", REPOSITORY / f"sweeps/{sweep}.sh"], capture_output=True, text=True, check=True)
@@ -204,7 +207,7 @@ def test_published_results_are_those_of_the_sweep(sweep):
 
 
 def test_results_are_of_sweeps():
-    assert {path.name for path in (REPOSITORY / "results").iterdir()} <= {"published", "small", "label_noise", "report"}
+    assert {path.name for path in (REPOSITORY / "results").iterdir()} <= {*SWEEPS, "report"}
 
 
 def test_tables_go_into_a_document(runs, tmp_path):
