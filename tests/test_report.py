@@ -23,6 +23,8 @@ from tests.conftest import REPOSITORY
 from tools import report
 from tools.report import ReportArgs
 
+SWEEPS = ["published", "cosine", "small", "label_noise"]
+
 
 def write_run(base: Path, method: str, env: str, pairs: int, seed: int, values: list[float], **args) -> Path:
     """A seed's folder with evaluations every 10 steps; `values`: success, or score where the environment is D4RL's."""
@@ -178,9 +180,6 @@ def test_published_results_are_what_the_report_makes_of_them(tmp_path, runs, sou
         if path.suffix == ".png":
             new, old = (imageio.imread(file).astype(float) / 255 for file in (path, published / path.name))
             assert new.shape == old.shape and np.abs(new - old).mean() < 4e-4
-
-
-SWEEPS = ["published", "cosine", "small", "label_noise"]
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)

@@ -246,7 +246,7 @@ def main_table(groups: dict, smooth: int) -> list[list[str]]:
 
 
 def stability_table(groups: dict) -> list[list[str]]:
-    """One row a group with 40 evaluations or more, which are eight in each fifth of training, as in `final`."""
+    """One row a group whose fifths of training have eight evaluations or more: 160 episodes, of 20 each."""
     rows = [["task", "pairs", "method", "seeds", "1st fifth", "2nd", "3rd", "4th", "5th", "change"]]
     for (env, pairs, method), seeds in groups.items():
         values = together(seeds).loc[1:].to_numpy()  # without the untrained policy's
