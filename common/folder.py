@@ -13,6 +13,7 @@ import fcntl
 import io
 import json
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -27,6 +28,14 @@ import torch
 from common.files import InputError, atomic
 from common.states import check_alike, read_saved, save, tree_map
 
+WRITTEN = (
+    ".lock", "config.json", "train.csv", "eval.csv", "time.csv", "reward.csv", "checkpoint.pt", "reward.pt", "best.pt",
+    "final.pt", "events.out.tfevents.*", "videos/step-*.mp4", "videos/.step-*.mp4", "wandb/*run-*", "wandb/latest-run",
+    "wandb/debug*.log",
+)  # fmt: skip
+"""all that a run writes into a seed's folder; nothing else is ever removed from there"""
+RESULTS = ("train.csv", "eval.csv", "final.pt", "best.pt")
+"""what is lost when a folder without a checkpoint starts from scratch"""
 INCIDENTAL = (
     "num_seeds", "data_dir", "run_dir", "overwrite", "track", "wandb_project", "wandb_entity", "capture_video",
     "log_every", "device", "compile", "threads", "dataset", "preferences",
@@ -53,13 +62,16 @@ class Run:
     def __init__(self, folder: Path, args, algorithm: str):
         self.folder, self.algorithm, self.seed = Path(folder), algorithm, args.seed
         self.args, self.defaults = stored(args), stored(type(args)())
+        self._require_own(args.overwrite)  # ahead of the lock: what is refused is left as it is
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
         except OSError as error:
             raise InputError(f"--run-dir {self.folder.parent}: {error.strerror} ({error.filename})") from None
-        for partial in self.folder.glob(".*.partial"):
-            partial.unlink()  # left by a kill in the middle of a write
+        self._require_own(args.overwrite)
+        for name in WRITTEN:
+            for partial in self.folder.glob(f".{name}.*.partial"):
+                partial.unlink()  # left by a kill in the middle of a write
         self.found = None if args.overwrite else self._find()  # None: nothing to resume
         self.checkpoint = self.found["checkpoint"] if self.found else None
         self.step = self.checkpoint["step"] if self.checkpoint else 0
@@ -81,6 +93,23 @@ class Run:
         self.lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
         self.lock.flush()
 
+    def _require_own(self, overwrite: bool) -> None:
+        """Raises InputError where the folder is none for a run, or holds what no checkpoint of a run accounts for."""
+        never = (Path("/"), Path(os.path.expanduser("~")).resolve())
+        if (self.folder / ".git").exists() or self.folder.resolve() in never:
+            raise InputError(f"{self.folder}: is a home, a root or a repository; choose another --run-dir")
+        saved = any((self.folder / name).exists() for name in ("checkpoint.pt", "reward.pt"))
+        if overwrite or saved or not self.folder.is_dir():
+            return
+        kept = {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
+        if (self.folder / ".lock").exists():  # of a run that was killed ahead of its first checkpoint
+            own = {path.relative_to(self.folder).parts[0] for name in WRITTEN for path in self.folder.glob(name)}
+            kept -= {name for name in own if name not in RESULTS or not (self.folder / name).stat().st_size}
+        if kept:
+            shown = ", ".join(sorted(kept)[:3]) + (", ..." if len(kept) > 3 else "")
+            raise InputError(f"{self.folder}: holds {shown} and no checkpoint of a run; choose another --run-dir, or "
+                             "--overwrite what a run would write there")  # fmt: skip
+
     def _find(self) -> dict | None:
         """The config and the checkpoint of an earlier start that has begun to train. Changes nothing.
 
@@ -95,9 +124,6 @@ class Run:
         path = self.folder / "checkpoint.pt"
         checkpoint = read_saved(path, ("step", "state", "args", "time")) if path.exists() else None
         if not ((checkpoint and checkpoint["step"]) or (self.folder / "reward.pt").exists()):
-            if (self.folder / "final.pt").exists():
-                raise InputError(f"{self.folder}: holds a finished run without its checkpoint; choose another "
-                                 "--run-dir, or start from scratch with --overwrite")  # fmt: skip
             return None
         self._compare(config.get("args", {}), config.get("algorithm", self.algorithm))
         if checkpoint:
@@ -159,9 +185,13 @@ class Run:
         self._open_boards(config, track)
 
     def _erase(self) -> None:
-        for item in self.folder.iterdir():
-            if item.name != ".lock":
-                shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
+        """Remove what an earlier run wrote."""
+        for name in WRITTEN[1:]:  # all but the lock
+            for path in self.folder.glob(name):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        for name in ("videos", "wandb"):
+            with contextlib.suppress(OSError):  # there is none, or it holds something else
+                (self.folder / name).rmdir()
 
     def _open_boards(self, config: dict, track: bool) -> None:
         """TensorBoard and, with --track, Weights & Biases."""
@@ -246,9 +276,22 @@ class Run:
         """Whether the evaluation of this step is in eval.csv."""
         return any(int(row["step"]) == step for row in self.rows["eval"])
 
-    def log_eval(self, step: int, row: dict[str, float | None], actor: dict[str, torch.Tensor]) -> None:
-        """Log an evaluation; write best.pt first if it is the best so far, so that no kill separates the two."""
-        if all(quality(row) > quality(old) for old in self.rows["eval"]):
+    def log_eval(self, step: int, row: dict, actor: dict[str, torch.Tensor]) -> None:
+        """Log an evaluation; write best.pt first if it is the best so far, so that no kill separates the two.
+
+        Once an episode of the run has shown a success, one that has not had none, in earlier rows too.
+        """
+        rows, row = self.rows["eval"], dict(row)
+        for fault in row.pop("faults")[: 0 if any(quality(old)[0] == -math.inf for old in rows) else 1]:
+            print(f"{self.folder}: step {step}, {fault}; such an evaluation is never the best", file=sys.stderr)
+        shown = [old["success"] != "" for old in rows]
+        if row["success"] is not None and not all(shown):
+            for old in rows:
+                old["success"] = old["success"] or "0.0"
+            self._write_table(self.folder / "eval.csv", rows)
+        elif row["success"] is None and any(shown):
+            row["success"] = 0.0
+        if quality(row) > max(map(quality, rows), default=(-math.inf, -math.inf)):
             self.save_actor("best.pt", step, actor)
         self.log("time", step, {f"time/{phase}": seconds for phase, seconds in self.time.items()})
         self.log("eval", step, row)
@@ -305,8 +348,9 @@ def headline(row: dict) -> tuple[str, float]:
 
 
 def quality(row: dict) -> tuple[float, float]:
-    """What makes an evaluation better: its headline; then the return."""
-    return headline(row)[1], float(row["return_mean"])
+    """What makes an evaluation better: its headline, then the return. One that is not finite never is."""
+    numbers = headline(row)[1], float(row["return_mean"])
+    return numbers if all(map(math.isfinite, numbers)) else (-math.inf, -math.inf)
 
 
 # ---------------------------------------------------------------- provenance

@@ -22,7 +22,7 @@ import numpy as np
 
 from common import suites
 from common.files import InputError, Interrupted, WorkersError
-from common.seeds import seed_of
+from common.seeds import start_of_evaluation
 from common.suites.base import Episode, Task
 
 RENDER_EVERY = 4
@@ -44,25 +44,68 @@ def simulator(task: Task, render: bool) -> gymnasium.Env:
     return suites.make(task, render)
 
 
-def rollout(task: Task, act: Act, actor: Actor, seed: int, video: Path | None = None) -> dict[str, float | None]:
-    """One episode.
+def one(value, what: str) -> float:
+    """A number, also as an array of one element. InputError: it is none."""
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "biuf":
+        raise InputError(f"{what} is {value!s:.80} ({type(value).__name__}); the environment must give one number")
+    return float(array.item())
+
+
+def success_of(info: dict) -> float | None:
+    """What a step's `info` says of success, also where a wrapper keeps the episode's last one; None: nothing."""
+    for place in (info, info.get("final_info")):
+        for name in ("success", "is_success"):
+            if isinstance(place, dict) and place.get(name) is not None:
+                return one(place[name], f"info[{name!r}]")
+    return None
+
+
+def rollout(task: Task, act: Act, actor: Actor, seed: int, video: Path | None = None) -> dict:
+    """One episode. It ends at the first observation, action or reward that is not finite, and its return is NaN.
 
     Returns:
-        return; success, the maximum over the episode, and D4RL's score: None where the environment has none; length.
+        return; success, the maximum over the episode, and D4RL's score: None where the environment says none; length;
+        fault: empty, or what was not finite, and when.
     """
     sim = simulator(task, video is not None)
     obs, total, success, steps, frames, done = sim.reset(seed=seed)[0], 0.0, None, 0, [], False
-    while not done:
+    fault = not_finite(0, observation=obs)
+    while not (done or fault):
         if video is not None and steps % RENDER_EVERY == 0:
             frames.append(sim.render())
-        obs, reward, terminated, truncated, info = sim.step(act(actor, obs))
-        total, steps = total + float(reward), steps + 1
-        if (now := info.get("success", info.get("is_success"))) is not None:
-            success = max(success or 0.0, float(now))
-        done = terminated or truncated
+        action = act(actor, obs)
+        if fault := not_finite(steps, action=action):
+            break
+        obs, reward, terminated, truncated, info = sim.step(action)
+        total, steps = total + one(reward, "the reward"), steps + 1
+        if (now := success_of(info)) is not None:
+            success = max(success or 0.0, now)
+        done = bool(one(terminated, "terminated") or one(truncated, "truncated"))
+        fault = not_finite(steps, observation=obs, reward=reward)
+    total = float("nan") if fault else total
     if video is not None:
         write_video(video, frames)
-    return {"return": total, "success": success, "score": suites.score(task, total), "length": steps}
+    return {"return": total, "success": success, "score": suites.score(task, total), "length": steps, "fault": fault}
+
+
+def not_finite(step: int, **parts) -> str:
+    """Which of `parts` is not finite, in words, or empty."""
+    bad = [name for name, x in parts.items() if not np.isfinite(x).all()]
+    return f"the {bad[0]} of step {step} is not finite" if bad else ""
+
+
+def columns(episodes: list[dict]) -> dict[str, np.ndarray | None]:
+    """What `rollout` says of several episodes, column by column, (episodes,) each; None where the environment has none.
+
+    Where any of them showed a success, one that did not had none: 0.
+    """
+    table: dict[str, np.ndarray | None] = {}
+    for name in ("return", "success", "score", "length"):
+        values = [episode[name] for episode in episodes]
+        said = any(value is not None for value in values)
+        table[name] = np.array([value or 0.0 for value in values]) if said else None
+    return table
 
 
 def film(task: Task, episode: Episode, first: int, steps: int, path: Path, frames: int, fps: int) -> str:
@@ -205,24 +248,32 @@ def travelling(act: Act) -> Act:
 
 
 def evaluate(workers: Workers, task: Task, act: Act, actors: list[Actor], seeds: list[int], step: int, episodes: int,
-             videos: list[Path] | None = None) -> list[dict[str, float | None]]:  # fmt: skip
+             videos: list[Path] | None = None) -> list[dict]:  # fmt: skip
     """Evaluate one actor a seed for `episodes` episodes each, spread over the workers.
 
     Episode i of seed k at step t starts from the state drawn by (k, t, i): fresh at every evaluation, the same however
     many workers there are and whichever seeds are trained beside it.
 
     Returns:
-        For each seed: episodes, return_mean, return_std, success, score (None where there is none), length.
+        For each seed: episodes, return_mean, return_std, success, score (None where there is none), length; faults: in
+        words, what was not finite in which episode.
     """
+    starts = [[start_of_evaluation(seed, step, i) for i in range(episodes)] for seed in seeds]
     jobs = [
-        (task, travelling(act), actor, seed_of(seed, step, i), videos[k] if videos and i == 0 else None)
-        for k, (actor, seed) in enumerate(zip(actors, seeds, strict=True)) for i in range(episodes)
+        (task, travelling(act), actor, start, videos[k] if videos and i == 0 else None)
+        for k, actor in enumerate(actors) for i, start in enumerate(starts[k])
     ]  # fmt: skip
     results, rows = workers.run(rollout, jobs), []
     for k in range(len(seeds)):
         part = results[k * episodes : (k + 1) * episodes]
-        column = {name: [r[name] for r in part] for name in part[0]}
-        mean = {name: None if None in column[name] else float(np.mean(column[name])) for name in column}
-        spread = float(np.std(column["return"]))
-        rows.append({"episodes": episodes, "return_mean": mean.pop("return"), "return_std": spread, **mean})
+        table = columns(part)
+        mean = {name: None if column is None else float(column.mean()) for name, column in table.items()}
+        spread = float(np.std(table["return"]))
+        faults = [
+            f"episode {i} (reset(seed={start})): {episode['fault']}"
+            for i, (start, episode) in enumerate(zip(starts[k], part, strict=True))
+            if episode["fault"]
+        ]
+        row = {"episodes": episodes, "return_mean": mean.pop("return"), "return_std": spread, **mean}
+        rows.append(row | {"faults": faults})
     return rows

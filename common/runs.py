@@ -181,11 +181,12 @@ class Runs:
     def summary(self) -> dict:
         """Print the closing table. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
         results = {run.seed: run.summary() for run in self.runs}
-        name = headline(next(iter(results.values()))["last"])[0]
+        names = {headline(result["last"])[0] for result in results.values()}
+        name = next(name for name in ("score", "success", "return_mean") if name in names)  # one for all seeds
         head = "  ".join(f"{when + ': step':>10} {name:>8} {'return':>9}" for when in ("last", "best"))
         print(f"\nseed  {head}")
         for seed, result in results.items():
-            cells = [f"{int(row['step']):>10} {headline(row)[1]:>8.2f} {row['return_mean']:>9.1f}"
+            cells = [f"{int(row['step']):>10} {row[name] or 0.0:>8.2f} {row['return_mean']:>9.1f}"
                      for row in (result["last"], result["best"])]  # fmt: skip
             print(f"{seed:>4}  {'  '.join(cells)}")
         longest = max(results.values(), key=lambda r: sum(r["time"].values()))["time"]

@@ -15,7 +15,7 @@ from common.cli import parse_args
 from common.data import read_preferences
 from common.files import InputError, read_arrays
 from common.rollouts import Workers, evaluate
-from common.seeds import seed_of
+from common.seeds import of_dataset, seed_of, start_of_evaluation
 from common.suites import identify, metaworld, resolve
 from common.suites.base import Recipe, draw_pairs, read_rows
 from common.suites.metaworld import HORIZON, KINDS, SEGMENT, SUCCESS_STEPS, TASKS, MetaWorld
@@ -228,3 +228,11 @@ def test_wrong_datasets_are_refused_in_one_line(path, tmp_path):
             del file[name]
             file[name] = changed
         refused(said, own)
+
+
+def test_no_two_streams_share_a_start():
+    """Of datasets and evaluations. What is published keeps its own: dataset 0, and runs of seeds from 1 on."""
+    datasets = {seed_of(*of_dataset(d, episode, which)) for d in range(4) for episode in range(50) for which in (0, 1)}
+    runs = {start_of_evaluation(k, step, i) for k in range(4) for step in (0, 1, 2500) for i in range(20)}
+    assert len(datasets) == 400 and len(runs) == 240 and not datasets & runs
+    assert start_of_evaluation(1, 2500, 3) == seed_of(1, 2500, 3) and of_dataset(0, 7, 1) == (0, 7, 1)

@@ -686,6 +686,67 @@ def test_a_lock_of_a_dead_process_does_not_block(tmp_path):
     Run(tmp_path / "seed-1", Args(), "ipl_iql").close()
 
 
+# ---------------------------------------------------------------- folders that a run did not write
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("files", [
+    ["config.json", "eval.csv", "time.csv"], ["eval.csv"], ["config.json"], ["notes.txt"], ["final.pt"],
+    [".lock", "config.json", "eval.csv"], [".lock", "notes.txt"], ["photos/1.jpg"],
+])  # fmt: skip
+def test_a_folder_without_a_checkpoint_is_refused_and_left_as_it_is(tmp_path, files):
+    from algorithms.ipl_iql import Args
+
+    seed = tmp_path / "seed-1"
+    for name in files:
+        (seed / name).parent.mkdir(parents=True, exist_ok=True)
+        (seed / name).write_text("step,success\n0,1.0\n")
+    before = contents(seed)
+    with pytest.raises(InputError, match="and no checkpoint of a run"):
+        Run(seed, Args(), "ipl_iql")
+    assert contents(seed) == before
+
+
+def test_published_results_are_not_touched(run, data_dir):
+    """Pointed at folders of results/, as a command copied from sweeps/published.sh would be."""
+    status = ["git", "-C", str(REPOSITORY), "status", "--porcelain", "--ignored", "results"]
+    before = subprocess.run(status, capture_output=True, text=True, check=True).stdout
+    seeds = sorted({path.parent for path in (REPOSITORY / "results").rglob("config.json")})
+    for seed in seeds[:: len(seeds) // 4]:
+        done = run("bc", "--run-dir", seed.parent, "--seed", seed.name.removeprefix("seed-"), *SMALL)
+        assert done.returncode == 2 and "no checkpoint of a run" in done.stderr
+    assert subprocess.run(status, capture_output=True, text=True, check=True).stdout == before
+
+
+def test_overwrite_removes_what_a_run_writes_and_nothing_else(run, whole, tmp_path):
+    seed = shutil.copytree(whole("ipl_iql"), seed_folder(tmp_path))
+    foreign = ["notes.txt", "videos/mine.mp4", "wandb/mine.txt", ".env", "sub/config.json"]
+    own = ["videos/step-0000020.mp4", "videos/.step-0000020.77.mp4", "wandb/offline-run-1/a", ".best.pt.77.partial"]
+    for name in foreign + own:
+        (seed / name).parent.mkdir(parents=True, exist_ok=True)
+        (seed / name).write_text("x")
+    (seed / "best.pt").unlink()
+    done = run("ipl_iql", *SMALL, "--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert all((seed / name).read_text() == "x" for name in foreign)
+    assert not any((seed / name).exists() for name in own) and (seed / "best.pt").exists()
+    assert len(list(seed.glob("events.*"))) == 1
+
+
+def test_a_repository_or_a_home_is_never_a_seeds_folder(tmp_path, monkeypatch):
+    from algorithms.ipl_iql import Args
+
+    (tmp_path / "seed-1/.git").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "seed-2"))
+    (tmp_path / "seed-2").mkdir()
+    for folder in (tmp_path / "seed-1", tmp_path / "seed-2", Path("/")):
+        for overwrite in (False, True):
+            with pytest.raises(InputError, match="is a home, a root or a repository"):
+                Run(folder, Args(overwrite=overwrite), "ipl_iql")
+    assert not list((tmp_path / "seed-2").iterdir()) and [p.name for p in (tmp_path / "seed-1").iterdir()] == [".git"]
+
+
 def test_damaged_rows_are_refused_and_a_cut_one_is_dropped(tmp_path):
     from algorithms.ipl_iql import Args
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
+import re
 import subprocess
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
 from algorithms import ipl_iql
-from common import suites
+from common import folder, suites
 from common.cli import default_args, parse_args
 from common.data import load
 from common.files import InputError
 from common.rollouts import Workers, rollout
-from tests.conftest import command, environment
+from tests import odd_environments as odd
+from tests.conftest import REPOSITORY, command, environment
 
 MODULE = """
 import gymnasium
@@ -77,7 +82,7 @@ def test_actions_are_rescaled_and_observations_flat(module):
     sim.step(np.array([-1.0, 0.5], np.float32))
     assert sim.unwrapped.last.tolist() == [-2.0, 3.0]
     row = rollout(task, lambda actor, obs: np.ones(2, np.float32), {}, 3)
-    assert row == {"return": 7 * 6.0, "success": 1.0, "score": None, "length": 7}
+    assert row == {"return": 7 * 6.0, "success": 1.0, "score": None, "length": 7, "fault": ""}
 
 
 def test_the_limit_of_an_episode(module):
@@ -244,3 +249,93 @@ def test_the_defaults_learn(env, controller, judge, tmp_path):
     ends = [float(path.read_text().splitlines()[-1].split(",")[2]) for path in tmp_path.glob("run/seed-*/eval.csv")]
     print(f"{env}: controller {good:.1f}, random {bad:.1f}, seeds {ends}")
     assert len(ends) == 3 and np.mean(ends) > bad + 0.7 * (good - bad)
+
+
+# ---------------------------------------------------------------- environments that are seeds of trouble
+def odd_run(folder: Path, name: str, steps: int = 20) -> tuple[subprocess.CompletedProcess, list[dict]]:
+    """A run on an environment of tests/odd_environments.py, and its rows of eval.csv."""
+    pairs = write_pairs(folder / "pairs.npz", 3, 2, scale=0.9)
+    options = environment(folder, folder)
+    options["env"]["PYTHONPATH"] = str(REPOSITORY)
+    arguments = ["--env", f"tests.odd_environments:{name}-v0", "--preferences", pairs, "--hidden-sizes", 8,
+                 "--segment-length", 3, "--preference-batch-size", 4, "--total-steps", steps, "--eval-every", 10,
+                 "--threads", 1, "--no-compile", "--device", "cpu", "--run-dir", "run"]  # fmt: skip
+    done = subprocess.run(command("ipl_iql", *arguments), **options)
+    table = folder / "run/seed-1/eval.csv"
+    return done, list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
+
+
+def test_an_episode_without_a_success_counts_as_none_where_others_have_one(tmp_path):
+    done, rows = odd_run(tmp_path, "SuccessWhenSolved")
+    assert done.returncode == 0 and "success" in done.stdout, done.stderr
+    assert all(0.2 < float(row["success"]) < 0.8 for row in rows) and len(rows) == 3
+
+
+def test_a_first_success_makes_earlier_evaluations_ones_without(tmp_path):
+    """Also after a restart; and the best is never one by its return."""
+    args = default_args(ipl_iql.Args, ipl_iql.DEFAULTS, ["--env", "Pendulum-v1"])
+    row = {"episodes": 2, "return_mean": 5.0, "return_std": 0.0, "success": None, "score": None, "length": 7.0}
+    actor = {"w0": torch.zeros(1)}
+
+    def start() -> folder.Run:
+        run = folder.Run(tmp_path / "seed-1", args, "ipl_iql")
+        run.begin({}, torch.device("cpu"), track=False)
+        return run
+
+    run = start()
+    run.log_eval(0, row | {"faults": []}, actor)
+    assert run.describe_eval() == "return_mean 5.0"
+    run.log_eval(10, row | {"return_mean": 1.0, "success": 0.5, "faults": []}, actor)
+    assert folder.read_saved(tmp_path / "seed-1/best.pt", ())["step"] == 10
+    run.save_checkpoint(10, {"actor": actor})
+    run.close()
+    run = start()
+    run.log_eval(20, row | {"return_mean": 9.0, "faults": []}, actor)
+    assert [r["success"] for r in run.rows["eval"]] == ["0.0", "0.5", "0.0"]
+    assert (run.summary()["best"]["step"], run.summary()["last"]["success"]) == (10, 0.0)
+    run.close()
+
+
+@pytest.mark.parametrize("name", ["SuccessArray", "RewardArray", "FinalInfo"])
+def test_arrays_of_one_element_and_final_info_are_read(tmp_path, name):
+    done, rows = odd_run(tmp_path, name)
+    assert done.returncode == 0 and not done.stderr.count("Traceback"), done.stderr
+    assert [row["success"] for row in rows] == ["" if name == "RewardArray" else "1.0"] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("NanReward", "reward of step 3"), ("NanObservation", "observation of step 3")]
+)
+def test_what_is_not_finite_is_said_once_and_never_the_best(tmp_path, name, what):
+    done, rows = odd_run(tmp_path, name)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if "not finite" in line]
+    assert len(said) == 1 and re.search(rf"seed-1: step \d+, episode \d+ \(reset\(seed=\d+\)\): the {what}", said[0])
+    finite = [row["step"] for row in rows if row["return_mean"] != "nan"]
+    best = tmp_path / "run/seed-1/best.pt"
+    assert len(finite) < 3 and best.exists() == bool(finite)
+    assert not finite or str(folder.read_saved(best, ())["step"]) in finite
+
+
+def test_an_action_that_is_not_finite_ends_the_episode():
+    task = suites.resolve("Pendulum-v1")
+    row = rollout(task, lambda actor, obs: np.array([np.nan], np.float32), {}, 1)
+    assert math.isnan(row["return"]) and (row["length"], row["fault"]) == (0, "the action of step 0 is not finite")
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("OldReset", r"reset\(\) returned ndarray, not \(observation, info\)"),
+    ("OldStep", r"step\(\) returned 4 values, not \(observation, reward, terminated, truncated, info\)"),
+    ("NoSeed", "unexpected keyword argument 'seed'"), ("WrongShape", r"shape \(2,\), where .* says \(3,\)"),
+    ("LockedGripper", "action 1 has the bounds 0.5 and 0.5"), ("WholeNumbers", "whole numbers as actions"),
+    ("WholeRange", r"action 0 has the bounds -3.40282e\+38 and 3.40282e\+38"),
+])  # fmt: skip
+def test_an_environment_is_tried_out_when_it_is_resolved(name, said):
+    with pytest.raises(InputError, match=said):
+        suites.resolve(f"{odd.__name__}:{name}-v0")
+
+
+def test_a_success_that_is_no_number_is_one_line(tmp_path):
+    done, _ = odd_run(tmp_path, "DictSuccess")
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "info['success'] is {'reached': True} (dict)" in done.stderr

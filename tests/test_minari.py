@@ -43,9 +43,15 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def mine(folder, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
-    suites.minari.load.cache_clear()
+    forget()
     yield suites.resolve(MINE)
+    forget()
+
+
+def forget() -> None:
+    """Minari's datasets are another folder's."""
     suites.minari.load.cache_clear()
+    suites.minari.spaces.cache_clear()
 
 
 def record(id: str, sim: gymnasium.Env, steps: int = 5, **options) -> str:
@@ -157,6 +163,22 @@ def test_dictionaries_are_flattened_and_references_score(mine):
     low, high = {"ref_min_score": -1000.0}, {"ref_max_score": -200.0}
     suites.minari.load(MINE).storage.update_metadata(low | high)
     assert suites.score(mine, -600.0) == pytest.approx(50)
+
+
+def test_keys_are_flattened_in_the_environments_order(mine, monkeypatch):
+    """Cloning reads what the policy will see, whatever order the dataset keeps; other keys are refused."""
+    name = record("me/follow-v0", gymnasium.make("tests.odd_environments:Follow-v0"), steps=60)
+    task = suites.resolve(name)
+    space = suites.minari.load(name).observation_space
+    assert list(space) != list(suites.minari.spaces(name)[0]) == ["target", "noise"]
+    t = suites.minari.read_transitions(suites.minari.dataset(task, None, None), task)
+    sim = suites.make(task)
+    assert (sim.reset(seed=0)[0] == t.obs[0]).all()
+    assert (sim.step(t.action[0])[0] == t.next_obs[0]).all()
+    other = gymnasium.spaces.Dict({"target": space["target"], "goal": space["noise"]})
+    monkeypatch.setattr(suites.minari.load(name), "_observation_space", other)
+    with pytest.raises(InputError, match="its observations are not those of Follow-v0"):
+        suites.resolve(name)
 
 
 def test_described(mine, tmp_path, capsys):

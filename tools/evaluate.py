@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from tqdm import tqdm
 from common import suites
 from common.cli import parse_args, user_errors
 from common.files import InputError, atomic
-from common.rollouts import Act, Actor, Workers, available_cpus, require_rendering, rollout, travelling
+from common.rollouts import Act, Actor, Workers, available_cpus, columns, require_rendering, rollout, travelling
 from common.seeds import seed_of
 from common.states import read_saved
 
@@ -185,10 +186,10 @@ def table(found: list[dict[str, np.ndarray]]) -> list[str]:
         return name + "".join(f"  {mean:10.3f} {f'[{low:.3f}, {high:.3f}]':22}" for mean, (low, high) in cells)
 
     lines = [" " * 10 + "".join(f"  {name:>10} {'':22}" for name in found[0])]
-    for i, columns in enumerate(found, start=1):
-        lines.append(row(f"{f'[{i}]':10}", [(values.mean(), interval(values)) for values in columns.values()]))
-    for i, columns in enumerate(found[1:], start=2):
-        pairs = [(found[0][name], values) for name, values in columns.items()]
+    for i, table in enumerate(found, start=1):
+        lines.append(row(f"{f'[{i}]':10}", [(values.mean(), interval(values)) for values in table.values()]))
+    for i, table in enumerate(found[1:], start=2):
+        pairs = [(found[0][name], values) for name, values in table.items()]
         cells = [((values - first).mean(), paired_interval(first, values)) for first, values in pairs]
         lines.append(row(f"{f'[{i}] - [1]':10}", cells))
     return [line.rstrip() for line in lines]
@@ -225,9 +226,12 @@ def main(args: EvaluateArgs) -> list[dict[str, np.ndarray]]:
             rows = workers.run(rollout, jobs, lambda _: bar.update())
     finally:
         workers.close()
-    names = [name for name, value in rows[0].items() if value is not None]
-    parts = [rows[k : k + args.episodes] for k in range(0, len(rows), args.episodes)]
-    found = [{name: np.array([row[name] for row in part], dtype=float) for name in names} for part in parts]
+    for row, (*_, seed, _) in zip(rows, jobs, strict=True):
+        if row["fault"]:
+            print(f"episode of reset(seed={seed}): {row['fault']}", file=sys.stderr)
+    together = columns(rows)  # whether there is a success is one answer for all actors
+    found = [{name: column[k : k + args.episodes] for name, column in together.items() if column is not None}
+             for k in range(0, len(rows), args.episodes)]  # fmt: skip
     for i, (path, task, (saved, _)) in enumerate(zip(args.actors, tasks, loaded, strict=True), start=1):
         print(f"[{i}] {path}: {saved['algorithm']} on {task.env} after {saved['step']} updates")
     same = ", the same goals for all actors" if len(loaded) > 1 else ""

@@ -10,6 +10,7 @@ import difflib
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,19 +70,60 @@ def find(env: str, max_steps: int) -> Task:
 
 
 def sizes(env: str, sim: gymnasium.Env, max_steps: int) -> tuple[int, int]:
-    """Numbers of a flat observation and of an action. Closes `sim`. InputError: it cannot be trained on."""
+    """Numbers of a flat observation and of an action, after one reset and one step. Closes `sim`.
+
+    Raises:
+        InputError: it cannot be trained on.
+    """
     obs, action = sim.observation_space, sim.action_space
     limit = sim.spec.max_episode_steps if sim.spec else None
     if not isinstance(action, Box):
         raise InputError(f"--env {env}: has {type(action).__name__} actions; only continuous ones (Box) can be trained")
     if len(action.shape) != 1 or not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
         raise InputError(f"--env {env}: has actions {action}; they must be a bounded vector, such as Box(-1, 1, (4,))")
+    if not np.issubdtype(action.dtype, np.floating):
+        raise InputError(f"--env {env}: has whole numbers as actions, {action}; they must be of a float type")
+    with np.errstate(over="ignore"):
+        width = action.high - action.low
+    for i in np.flatnonzero(~((width > 0) & np.isfinite(width)))[:1]:
+        low, high = action.low[i], action.high[i]
+        raise InputError(f"--env {env}: action {i} has the bounds {low:g} and {high:g}, between which nothing can be "
+                         "scaled; leave it out of the action space, or give it a range")  # fmt: skip
     if not flattens(obs):
         raise InputError(f"--env {env}: has observations {obs}; only vectors, or what flattens to one, can be trained")
     if not (limit or max_steps):
         raise InputError(f"--env {env}: has no time limit; give one with --max-episode-steps, or register it with one")
+    if why := try_out(sim):
+        raise InputError(f"--env {env}: {why}")
     sim.close()
     return gymnasium.spaces.flatdim(obs), action.shape[0]
+
+
+def try_out(sim: gymnasium.Env) -> str:
+    """Empty, or what Gymnasium's API asks for and one reset and one step of the environment did not give."""
+    inner = sim.unwrapped  # Gymnasium's own wrappers stumble over an environment of the older API
+    try:
+        made = inner.reset(seed=0)
+        if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], dict)):
+            return f"reset() returned {type(made).__name__}, not (observation, info) as Gymnasium's API asks"
+        made = inner.step(inner.action_space.sample())
+        if not (isinstance(made, tuple) and len(made) == 5 and isinstance(made[4], dict)):
+            what = f"{len(made)} values" if isinstance(made, tuple) else type(made).__name__
+            return (f"step() returned {what}, not (observation, reward, terminated, truncated, info) as Gymnasium's "
+                    "API asks")  # fmt: skip
+        for name, value in zip(("reward", "terminated", "truncated"), made[1:4], strict=True):
+            if np.size(value) != 1 or np.asarray(value).dtype.kind not in "biuf":
+                return f"step() returned {value!r:.60} as {name}, which must be one number"
+        whole = wrap(sim)
+        want = whole.observation_space.shape
+        for obs in (whole.reset(seed=0)[0], whole.step(np.zeros(whole.action_space.shape, np.float32))[0]):
+            if np.shape(obs) != want:
+                return f"gives observations of shape {np.shape(obs)}, where its observation_space says {want}"
+    except Exception as error:  # whatever the environment raises
+        at, reason = traceback.extract_tb(error.__traceback__)[-1], (str(error).splitlines() or [""])[0]
+        where = f"; {Path(at.filename).name}:{at.lineno}" if at.filename != __file__ else ""
+        return f"fails in its first reset or step ({type(error).__name__}: {reason}{where})"
+    return ""
 
 
 def flattens(space: gymnasium.Space) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.files import InputError, build_once, write_hdf5
-from common.seeds import seed_of
+from common.seeds import of_dataset, seed_of
 from common.suites.base import (
     ACTION_LIMIT,
     SCHEMA,
@@ -152,13 +152,13 @@ def collect(env: str, seed: int, noise: float, kind: str, other: str, numbers: l
     guide = MetaWorld(other, goal_visible=True) if kind == "cross" else simulator(env, True)
     episodes = []
     for number in numbers:
-        rng = np.random.default_rng([seed, number])
-        obs = target.reset(seed=seed_of(seed, number, 0))[0]
+        rng = np.random.default_rng(of_dataset(seed, number))
+        obs = target.reset(seed=seed_of(*of_dataset(seed, number, 0)))[0]
         if kind == "random":
             actions = rng.uniform(-1, 1, (HORIZON, target.action_space.shape[0]))
         else:
             goal = {"goal": target.goal} if kind == "expert" else None
-            guide_obs = guide.reset(seed=seed_of(seed, number, 1), options=goal)[0]
+            guide_obs = guide.reset(seed=seed_of(*of_dataset(seed, number, 1)), options=goal)[0]
             policy = ENV_POLICY_MAP[other.replace("-v2", "-v3")]()
             bump = rng.normal(0.0, noise, (HORIZON, target.action_space.shape[0]))
         rows: list[list] = [[obs], [], [], []]
@@ -182,7 +182,7 @@ def collect(env: str, seed: int, noise: float, kind: str, other: str, numbers: l
 def plan(env: str, episodes: int, seed: int) -> list[tuple[str, str, list[int]]]:
     """The episodes of a dataset as jobs for `collect`: (kind, other, numbers). Those of one other task share a job."""
     others = [name for name in names() if name != env]
-    drawn = np.random.default_rng([seed, 4 * episodes]).integers(0, len(others), episodes)
+    drawn = np.random.default_rng(of_dataset(seed, 4 * episodes)).integers(0, len(others), episodes)
     jobs = [(kind, env, [k * episodes + i]) for k, kind in enumerate(KINDS[:3]) for i in range(episodes)]
     for index in np.unique(drawn):
         jobs.append(("cross", others[index], [int(3 * episodes + i) for i in np.flatnonzero(drawn == index)]))
@@ -253,7 +253,7 @@ def read_episodes(path: Path, task: Task) -> list[Episode]:
         raise InputError(f"{path}: names no seed to replay its episodes from; take one that tools.dataset built")
     rows = [slice(row, row + n) for row, n in zip(arrays["episodes/row"], arrays["episodes/length"], strict=True)]
     return [Episode(arrays["obs"][part], arrays["action"][part], arrays["reward"][part],
-                    {"seed": seed_of(seed, number, 0)}) for number, part in enumerate(rows)]  # fmt: skip
+                    {"seed": seed_of(*of_dataset(seed, number, 0))}) for number, part in enumerate(rows)]  # fmt: skip
 
 
 def replay(sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:

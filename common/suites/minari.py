@@ -90,7 +90,7 @@ def _download(name: str, folder: Path) -> None:
             try:
                 minari.download_dataset(name)
             except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(folder / "data", ignore_errors=True)
                 raise
 
 
@@ -121,16 +121,34 @@ def find(env: str, max_steps: int, given: str = "") -> Task:
     if given not in ("", env) and given.split(":")[-1] != own:
         raise InputError(f"--env {given}: {env} was recorded in {own}; leave --env out, or choose another --dataset")
     obs_dim, act_dim = gym.sizes(env, _recover(env), max_steps)
-    if not gym.flattens(data.observation_space) or gymnasium.spaces.flatdim(data.observation_space) != obs_dim:
-        raise InputError(f"--dataset {env}: has observations {data.observation_space}, which do not flatten to the "
-                         f"{obs_dim} numbers of {own}")  # fmt: skip
+    if differ := difference(spaces(env)[0], data.observation_space):
+        raise InputError(f"--dataset {env}: its observations are not those of {own}: {differ}")
     space = data.action_space
     bounded = isinstance(space, Box) and np.isfinite(space.low).all() and np.isfinite(space.high).all()
-    if not bounded or space.shape != (act_dim,) or (space.low == space.high).any():
+    if not bounded or space.shape != (act_dim,):
         raise InputError(f"--dataset {env}: has actions {space}, which are not the {act_dim} bounded numbers of {own}")
     task = Task("minari", env, obs_dim, act_dim, max_steps)
     score(task, 0.0)  # wrong metadata are said here, not in the first evaluation
     return task
+
+
+@functools.cache
+def spaces(env: str) -> tuple[gymnasium.Space, Box]:
+    """The environment's own spaces: a dataset may keep the keys of its observations in another order."""
+    sim = _recover(env)
+    sim.close()
+    return sim.observation_space, sim.action_space
+
+
+def difference(space: gymnasium.Space, stored: gymnasium.Space) -> str:
+    """Empty, or how a dataset's space differs from the environment's in its keys (in any order), kind or shapes."""
+    kind, names = (Dict if isinstance(space, Dict) else Tuple), range(len(getattr(space, "spaces", ())))
+    if isinstance(space, Dict | Tuple):
+        if not isinstance(stored, kind) or len(stored) != len(space) or (kind is Dict and set(stored) != set(space)):
+            return f"{stored}, not {space}"
+        parts = [(space[name], stored[name]) for name in (space if kind is Dict else names)]
+        return next((why for part in parts if (why := difference(*part))), "")
+    return "" if gymnasium.spaces.flatdim(space) == gymnasium.spaces.flatdim(stored) else f"{stored}, not {space}"
 
 
 def _recover(env: str, render: bool = False) -> gymnasium.Env:
@@ -191,11 +209,11 @@ def flatten(space: gymnasium.Space, x, steps: int) -> np.ndarray:
 def read_columns(path: Path, task: Task) -> list[tuple[np.ndarray, ...]]:
     """Of each episode of n steps: obs (n + 1, O), action (n, A) in [-1, 1], reward and terminal (n,)."""
     data, episodes = load(task.env), []
-    space = data.action_space
+    observations, space = spaces(task.env)
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     try:
         check_hdf5(path)
-        recorded = [(e, flatten(data.observation_space, e.observations, len(e.rewards) + 1))
+        recorded = [(e, flatten(observations, e.observations, len(e.rewards) + 1))
                     for e in data.iterate_episodes()]  # fmt: skip
     except Exception as error:  # damaged files raise many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,159 @@
+"""Small environments that broke the project: one kind of fault each. Import registers them; episodes have 7 steps."""
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict
+
+
+class Base(gymnasium.Env):
+    """Random observations (3,); the reward is minus the squared action."""
+
+    observation_space = Box(-np.inf, np.inf, (3,), np.float64)
+    action_space = Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.np_random.normal(size=3), {}
+
+    def step(self, action):
+        self.t += 1
+        reward = -float(np.square(np.asarray(action, float)).sum())
+        return self.np_random.normal(size=3), reward, False, False, {}
+
+
+class SuccessWhenSolved(Base):
+    """Half of the episodes are solved at step 5, and only that step's info has `success`. Right: about 0.5."""
+
+    def step(self, action):
+        obs, reward, _, truncated, _ = super().step(action)
+        solved = self.t == 5 and self.np_random.random() < 0.5
+        return obs, reward, solved, truncated, {"success": True} if solved else {}
+
+
+class SuccessArray(Base):
+    """Success as an array of one element."""
+
+    def step(self, action):
+        return *super().step(action)[:4], {"success": np.array([self.t > 2])}
+
+
+class NanReward(Base):
+    """A reward that is NaN in about one episode of ten."""
+
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        return obs, float("nan") if self.t == 3 and self.np_random.random() < 0.1 else reward, *rest
+
+
+class LockedGripper(Base):
+    """One action cannot move: low equals high."""
+
+    action_space = Box(np.array([-1, 0.5], np.float32), np.array([1, 0.5], np.float32))
+
+
+class WholeNumbers(Base):
+    """A bounded vector of integers."""
+
+    action_space = Box(0, 10, (2,), np.int64)
+
+
+class WholeRange(Base):
+    """Bounds that are finite and useless."""
+
+    action_space = Box(-np.finfo(np.float32).max, np.finfo(np.float32).max, (2,), np.float32)
+
+
+class OldReset(Base):
+    """The API before Gymnasium: `reset` gives an observation alone."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0]
+
+
+class OldStep(Base):
+    """The API before Gymnasium: `step` gives four things."""
+
+    def step(self, action):
+        return *super().step(action)[:3], {}
+
+
+class NoSeed(Base):
+    """`reset` takes no seed."""
+
+    def reset(self):
+        self.t = 0
+        return np.zeros(3), {}
+
+
+class RewardArray(Base):
+    """A reward of shape (1,), and flags likewise."""
+
+    def step(self, action):
+        obs, reward, *_, info = super().step(action)
+        return obs, np.array([reward]), np.array([False]), np.array([False]), info
+
+
+class Follow(gymnasium.Env):
+    """Reward -|action - target|. The keys of the observation are declared in another order than the alphabet's, as a
+    dataset may store them. Right: trained by cloning of actions equal to the target, the return nears 0."""
+
+    action_space = Box(-1, 1, (1,))
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+        self.observation_space = Dict(target=Box(-1, 1, (1,)), noise=Box(-1, 1, (1,)))
+
+    def _obs(self):
+        return {name: self.np_random.uniform(-1, 1, 1).astype(np.float32) for name in ("target", "noise")}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.now = self._obs()
+        return self.now, {}
+
+    def step(self, action):
+        reward = -abs(float(action[0] - self.now["target"][0]))
+        self.now = self._obs()
+        return self.now, reward, False, False, {}
+
+
+for kind in Base.__subclasses__():
+    gymnasium.register(f"{kind.__name__}-v0", kind, max_episode_steps=7)
+gymnasium.register("Follow-v0", "tests.odd_environments:Follow", max_episode_steps=60)
+
+
+class DictSuccess(Base):
+    """Success as a dict, which nobody can average."""
+
+    def step(self, action):
+        return *super().step(action)[:4], {"success": {"reached": True}}
+
+
+class FinalInfo(Base):
+    """Success as a wrapper that resets by itself keeps it: in `final_info` of the last step, as numpy's bool."""
+
+    def step(self, action):
+        return *super().step(action)[:4], {"final_info": {"is_success": np.bool_(True)}} if self.t == 7 else {}
+
+
+class NanObservation(Base):
+    """An observation that is NaN from step 3 on."""
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return obs * (np.nan if self.t >= 3 else 1), *rest
+
+
+class WrongShape(Base):
+    """Observations of another shape than the space says."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0][:2], {}
+
+
+for kind in (DictSuccess, FinalInfo, NanObservation, WrongShape):
+    gymnasium.register(f"{kind.__name__}-v0", kind, max_episode_steps=7)
