@@ -24,13 +24,13 @@ Differences from the original code (github.com/jhejna/cpl):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,7 +43,10 @@ from common.seeds import NOISE, seed_of
 from common.states import tree_map
 
 ALGORITHM = Path(__file__).stem
-Params = dict[str, Tensor]  # w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1
+Params = dict[str, Tensor]  # weights w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1
+Batch = dict[str, Tensor]  # what an update reads: see make_batch
+Metrics = dict[str, Tensor]  # what it says: (S,) each
+State = dict  # networks: Params; adam: the moments of each, m and v: Params; step: (S,), the updates so far
 
 
 # ---------------------------------------------------------------- arguments
@@ -155,12 +158,9 @@ DEFAULTS = {  # pattern of SUITE:ENV: what differs from the defaults above, whic
 # ---------------------------------------------------------------- networks
 def mlp(params: Params, x: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:  # (S, N, in) -> (S, E, N, out)
     """ReLU network; seeds and ensemble members are axes of the weights, so all of them are one batched product."""
-    depth = len(params) // 2
-    x = x.unsqueeze(1)  # (S, 1, N, in)
-    single = x.shape[0] * params["w0"].shape[1] == 1  # the compiler would copy x for a batched product of one
+    depth, x = len(params) // 2, x.unsqueeze(1)  # (S, 1, N, in)
     for i in range(depth):
-        w, b = params[f"w{i}"], params[f"b{i}"]
-        x = (x.flatten(0, 2) @ w.flatten(0, 2) if single else x @ w) + b
+        x = x @ params[f"w{i}"] + params[f"b{i}"]
         if i < depth - 1:
             x = F.relu(x * masks[i] if masks else x)
     return x
@@ -169,15 +169,6 @@ def mlp(params: Params, x: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:  # (
 def policy(actor: Params, obs: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:  # (S, N, O) -> (S, N, A)
     """The action, through tanh."""
     return mlp(actor, obs, masks)[:, 0].tanh()
-
-
-def act(actor: dict[str, np.ndarray], obs: np.ndarray) -> np.ndarray:  # (..., O) -> (..., A)
-    """The action of one seed's actor, for evaluation: `policy` in numpy, so that worker processes need no torch."""
-    x, depth = obs.astype(np.float32), len(actor) // 2
-    for i in range(depth):
-        x = x @ actor[f"w{i}"][0] + actor[f"b{i}"][0, 0]
-        x = np.maximum(x, 0.0) if i < depth - 1 else np.tanh(x)
-    return np.clip(x, -1.0, 1.0)
 
 
 # ---------------------------------------------------------------- losses: one number a seed
@@ -205,16 +196,17 @@ def init_mlp(generator: torch.Generator, members: int, sizes: tuple[int, ...]) -
     return params
 
 
-def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> dict:
+def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> State:
     """One seed's state, without the S axis: the actor, Adam's moments and, with --reference, the reference."""
     generator, hidden = torch.Generator().manual_seed(seed), args.hidden_sizes
     actor = init_mlp(generator, 1, (obs_dim, *hidden, act_dim))
     zeros = tree_map(torch.zeros_like, actor)
+    moments = {"actor": {"m": zeros, "v": tree_map(torch.clone, zeros)}}
     reference = {"reference": tree_map(torch.clone, actor)} if args.reference else {}
-    return {"actor": actor, **reference, "adam": {"actor": {"m": zeros, "v": tree_map(torch.clone, zeros)}}}
+    return {"actor": actor, **reference, "adam": moments, "step": torch.zeros(())}
 
 
-def draw_noise(args: Args, seeds: list[int], step: int, batch: Params) -> Params:
+def draw_noise(args: Args, seeds: list[int], step: int, batch: Batch) -> Batch:
     """The random numbers of one update, from (seed, step) alone: dropout masks of the actor's hidden layers."""
     if not args.dropout:
         return {}
@@ -226,7 +218,7 @@ def draw_noise(args: Args, seeds: list[int], step: int, batch: Params) -> Params
     return noise
 
 
-def whole_segments(pairs: Params) -> Params:
+def whole_segments(pairs: Batch) -> Batch:
     """obs, action (S, 2B(L+1), .): all steps of the windows, the last one too."""
     segments, rows = pairs["last_obs"].shape[1], {}  # 2B
     for name in ("obs", "action"):
@@ -244,83 +236,80 @@ def row_shares(label: Tensor, obs: Tensor, preferred: bool) -> Tensor:  # (S, B)
     return (chosen / (steps * chosen.sum(1, keepdim=True))).repeat_interleave(steps, 1)
 
 
-def make_batch(args: Args, seeds: list[int], step: int, pairs: Params, replay: Params | None) -> Params:
-    """What `update` takes: while cloning the rows to clone; then whole segments, their labels, and Adam's new start."""
-    cloning, lr, count = step < args.bc_steps, args.lr, step + 1
+def make_batch(args: Args, seeds: list[int], step: int, pairs: Batch, replay: Batch | None) -> Batch:
+    """What an update takes: whole segments and their labels or, while cloning, the rows to clone."""
     batch = whole_segments(pairs)
-    if cloning and replay is not None:
+    if step < args.bc_steps and replay is not None:
         batch = {name: replay[name] for name in ("obs", "action")}
     batch["share"] = row_shares(pairs["label"], batch["obs"], args.bc_data == "preferred")
-    if not cloning:
-        count -= args.bc_steps
-        lr *= args.lr_multiplier * min(1.0, count / args.warmup_steps)
-        batch["label"] = pairs["label"]
-        batch["kept"] = batch["obs"].new_full((), float(count > 1))  # 0: Adam's moments start from scratch
-    bias = [1 - 0.9**count, 1 - 0.999**count]  # of Adam's moments
-    batch["bias"] = torch.stack([batch["obs"].new_full((), b) for b in bias])  # a copy would wait for the device
-    batch["lr"] = batch["obs"].new_full((), lr)
+    batch["label"] = pairs["label"]
     return batch | draw_noise(args, seeds, step, batch)
 
 
-def adam_(params: Params, grads: Params, moments: dict, bias: Tensor, lr: float | Tensor) -> None:
-    """One step of Adam (Kingma & Ba 2015) in place; our own, so that the whole update is one compiled graph."""
+def adam_(params: Params, grads: Params, moments: dict, step: Tensor, lr: float | Tensor) -> None:
+    """Step `step`, from 1, of Adam (Kingma & Ba 2015) in place; our own, so that the update is one compiled graph."""
+    bias_m, bias_v = (-torch.expm1(step * math.log(decay)) for decay in (0.9, 0.999))  # 1 - decay^step
     for name, p in params.items():
         m, v = moments["m"][name], moments["v"][name]
         m.lerp_(grads[name], 1 - 0.9)
         v.mul_(0.999).addcmul_(grads[name], grads[name], value=1 - 0.999)
-        p.sub_(lr * (m / bias[0]) / ((v / bias[1]).sqrt() + 1e-8))
+        p.sub_(lr * (m / bias_m) / ((v / bias_v).sqrt() + 1e-8))
 
 
-def descend(loss_fn, state: dict, name: str, batch: Params, lr: float | Tensor) -> Params:
+def descend(loss_fn, state: State, name: str, step: Tensor, lr: float | Tensor) -> Metrics:
     """One step of Adam on the network `name`. `loss_fn`: parameters -> loss (S,), metrics. Returns the metrics."""
     with torch.enable_grad():
         leaves = {key: p.detach().requires_grad_() for key, p in state[name].items()}
         loss, metrics = loss_fn(leaves)
         # Seeds share no parameter, so the gradient of the sum over seeds is each seed's own.
         grads = torch.autograd.grad(loss.sum(), list(leaves.values()))
-    adam_(state[name], dict(zip(leaves, grads, strict=True)), state["adam"][name], batch["bias"], lr)
+    adam_(state[name], dict(zip(leaves, grads, strict=True)), state["adam"][name], step, lr)
     return {key: metric.detach() for key, metric in metrics.items()}
 
 
-def make_update(args: Args):
-    """The update as one function of state and batch: no other input, no random numbers, no transfer to the host."""
+def make_updates(args: Args):
+    """Two updates, the first ones and the others: functions of state and batch, with no other input, no random numbers,
+    no transfer to the host. Each works in place and returns metrics, (S,) each.
+    """
+
+    def masks_of(batch: Batch) -> list[Tensor]:
+        return [batch[f"mask{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
 
     @torch.no_grad()
-    def update(state: dict, batch: Params) -> Params:
-        """One update in place. Returns metrics, (S,) each. The order is part of the algorithm."""
-        obs, action, share = batch["obs"], batch["action"], batch["share"]
-        masks = [batch[f"mask{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
+    def clone(state: State, batch: Batch) -> Metrics:
+        # 1. actor by cloning; the reference follows it
+        def bc_loss(actor: Params) -> tuple[Tensor, Metrics]:
+            lp = log_prob(policy(actor, batch["obs"], masks_of(batch)), batch["action"])
+            loss = -(batch["share"] * lp).sum(-1)
+            return loss, {"losses/bc": loss}
 
-        # 1. the first updates: actor by cloning; the reference follows it until then
-        if "label" not in batch:
+        metrics = descend(bc_loss, state, "actor", state["step"][0] + 1, args.lr)
+        for name, p in state.get("reference", {}).items():
+            p.copy_(state["actor"][name])
+        state["step"] += 1
+        return metrics
 
-            def bc_loss(actor: Params) -> tuple[Tensor, Params]:
-                loss = -(share * log_prob(policy(actor, obs, masks), action)).sum(-1)
-                return loss, {"losses/bc": loss}
-
-            metrics = descend(bc_loss, state, "actor", batch, batch["lr"])
-            for name, p in state.get("reference", {}).items():
-                p.copy_(state["actor"][name])
-            return metrics
-
-        # 2. the others: actor by preferences, with an Adam that starts from scratch
-        for moments in state["adam"]["actor"].values():
-            for p in moments.values():
-                p.mul_(batch["kept"])
+    @torch.no_grad()
+    def contrast(state: State, batch: Batch) -> Metrics:
+        # 2. actor by preferences, with an Adam that starts from scratch
+        obs, action, step = batch["obs"], batch["action"], state["step"][0] + 1 - args.bc_steps
+        lr = args.lr * args.lr_multiplier * (step / args.warmup_steps).clamp(max=1)
         lp_reference = log_prob(policy(state["reference"], obs), action) if args.reference else 0.0
 
-        def actor_loss(actor: Params) -> tuple[Tensor, Params]:
-            lp = log_prob(policy(actor, obs, masks), action)  # (S, N)
+        def actor_loss(actor: Params) -> tuple[Tensor, Metrics]:
+            lp = log_prob(policy(actor, obs, masks_of(batch)), action)  # (S, N)
             adv = args.alpha * (lp - lp_reference)
             preference, accuracy = contrastive_loss(adv, batch["label"], args.contrastive_bias)
-            bc = -(share * lp).sum(-1)
+            bc = -(batch["share"] * lp).sum(-1)
             return preference + args.bc_coeff * bc, {
                 "losses/preference": preference, "losses/bc": bc, "train/accuracy": accuracy, "train/adv": adv.mean(-1),
             }  # fmt: skip
 
-        return descend(actor_loss, state, "actor", batch, batch["lr"])
+        metrics = descend(actor_loss, state, "actor", step, lr)
+        state["step"] += 1
+        return metrics
 
-    return update
+    return clone, contrast
 
 
 # ---------------------------------------------------------------- training
@@ -342,15 +331,18 @@ def train_seeds(args: Args, runs: Runs, pairs: PreferenceBuffer, replay: ReplayB
     """The training loop: the seeds of `runs`, which stand at the same step, as one batch."""
     sizes = pairs.obs.shape[1], pairs.action.shape[1]
     state = runs.restore([init(args, seed, *sizes) for seed in runs.seeds])  # every leaf: (S, ...)
-    update = runs.compile(make_update(args))
+    clone, contrast = map(runs.compile, make_updates(args))
     pair_batches = pairs.batches(runs.seeds, runs.step, args.preference_batch_size, args.segment_length)  # [D2]
     replay_batches = replay.batches(runs.seeds, runs.step, args.replay_batch_size) if replay else repeat(None)
     for step in range(runs.step, args.total_steps + 1):
         if runs.due(step):  # an evaluation, a minute since the last checkpoint, or a signal
             runs.checkpoint(step, state)
-            runs.evaluate(step, state["actor"], act)
+            runs.evaluate(step, state["actor"], policy)
         if step == args.total_steps:
             break
+        if step == args.bc_steps:
+            tree_map(Tensor.zero_, state["adam"])  # contrast counts its steps from here
+        update = clone if step < args.bc_steps else contrast
         batch = make_batch(args, runs.seeds, step, next(pair_batches), next(replay_batches))
         metrics = update(state, batch)
         runs.log(step + 1, metrics, state, batch)  # every --log-every updates; a NaN stops the run

@@ -32,7 +32,6 @@ from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,7 +43,10 @@ from common.seeds import NOISE, seed_of
 from common.states import tree_map
 
 ALGORITHM = Path(__file__).stem
-Params = dict[str, Tensor]  # w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1 but for critics
+Params = dict[str, Tensor]  # weights w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1 but for critics
+Batch = dict[str, Tensor]  # what an update reads: see make_batch
+Metrics = dict[str, Tensor]  # what it says: (S,) each
+State = dict  # networks: Params; adam: the moments of each, m and v: Params; step: (S,), the updates so far
 
 
 # ---------------------------------------------------------------- arguments
@@ -159,12 +161,9 @@ DEFAULTS = {  # pattern of SUITE:ENV: what differs from the defaults above, whic
 # ---------------------------------------------------------------- networks
 def mlp(params: Params, x: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:  # (S, N, in) -> (S, E, N, out)
     """ReLU network; seeds and ensemble members are axes of the weights, so all of them are one batched product."""
-    depth = len(params) // 2
-    x = x.unsqueeze(1)  # (S, 1, N, in)
-    single = x.shape[0] * params["w0"].shape[1] == 1  # the compiler would copy x for a batched product of one
+    depth, x = len(params) // 2, x.unsqueeze(1)  # (S, 1, N, in)
     for i in range(depth):
-        w, b = params[f"w{i}"], params[f"b{i}"]
-        x = (x.flatten(0, 2) @ w.flatten(0, 2) if single else x @ w) + b
+        x = x @ params[f"w{i}"] + params[f"b{i}"]
         if i < depth - 1:
             x = F.relu(x * masks[i] if masks else x)
     return x
@@ -186,15 +185,6 @@ def policy(actor: Params, obs: Tensor, masks: Sequence[Tensor] = ()) -> tuple[Te
     return mlp(layers, obs, masks)[:, 0].tanh(), actor["log_std"].clamp(-5.0, 2.0).unsqueeze(1)
 
 
-def act(actor: dict[str, np.ndarray], obs: np.ndarray) -> np.ndarray:  # (..., O) -> (..., A)
-    """The mean of one seed's actor, for evaluation: `policy` in numpy, so that worker processes need no torch."""
-    x, depth = obs.astype(np.float32), (len(actor) - 1) // 2  # layers: all but log_std
-    for i in range(depth):
-        x = x @ actor[f"w{i}"][0] + actor[f"b{i}"][0, 0]
-        x = np.maximum(x, 0.0) if i < depth - 1 else np.tanh(x)
-    return np.clip(x, -1.0, 1.0)
-
-
 # ---------------------------------------------------------------- losses: one number a seed
 def expectile_loss(diff: Tensor, expectile: float, share: Tensor) -> Tensor:  # (S, N), (N,) -> (S,)
     """|expectile - 1(u < 0)| u^2 of u = q - v (IQL, Kostrikov et al. 2021, equation 5)."""
@@ -206,6 +196,15 @@ def implied_reward(q: Tensor, next_v: Tensor, discount: Tensor) -> Tensor:  # (S
     return q - (discount * next_v).unsqueeze(1)
 
 
+def next_value(value: Params, batch: Batch, args: Args) -> Tensor:  # -> (S, N)
+    """V(s'); with --target-clipping bounded by the largest return that the regulariser allows."""
+    next_v = v_values(value, batch["next_obs"])
+    if args.target_clipping:
+        bound = 1 / (args.chi2_coeff * (1 - batch["discount"]))
+        next_v = next_v.clamp(-bound, bound)
+    return next_v
+
+
 def preference_loss(reward: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:  # (S, E, 2BL), (S, B) -> (S,), (S,)
     """Bradley-Terry cross-entropy of the segments' summed rewards, and the accuracy but for ties."""
     seeds, critics, _ = reward.shape
@@ -215,19 +214,6 @@ def preference_loss(reward: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:  # 
     strict = (label != 0.5).to(loss.dtype)
     right = ((logits > 0) == (label > 0.5)) * strict
     return loss, right.sum((1, 2)) / strict.sum((1, 2)).clamp(min=1)
-
-
-def learned_reward(state: dict, batch: Params, args: Args) -> Tensor:  # -> (S, N)
-    """The implied reward of a trained state, mean over the critics, for `tools.reward`.
-
-    Args:
-        batch: obs, next_obs (S, N, O), action (S, N, A), discount (S, N): zero for terminal states.
-    """
-    next_v = v_values(state["value"], batch["next_obs"])  # (S, N)
-    if args.target_clipping:
-        bound = 1 / (args.chi2_coeff * (1 - batch["discount"]))
-        next_v = next_v.clamp(-bound, bound)
-    return implied_reward(q_values(state["critic"], batch["obs"], batch["action"]), next_v, batch["discount"]).mean(1)
 
 
 def log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:  # (S, N, A), (S, 1, A), (S, N, A) -> (S, N)
@@ -245,8 +231,8 @@ def init_mlp(generator: torch.Generator, members: int, sizes: tuple[int, ...]) -
     return params
 
 
-def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> dict:
-    """One seed's state, without the S axis: networks, target critic and Adam's moments."""
+def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> State:
+    """One seed's state, without the S axis: networks, target critic and Adam's moments, updates so far."""
     generator, hidden = torch.Generator().manual_seed(seed), args.hidden_sizes
     actor = init_mlp(generator, 1, (obs_dim, *hidden, act_dim)) | {"log_std": torch.zeros(act_dim)}
     critic = init_mlp(generator, args.num_critics, (obs_dim + act_dim, *hidden, 1))
@@ -254,10 +240,10 @@ def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> dict:
     nets = {"actor": actor, "critic": critic, "value": value}
     zeros = tree_map(torch.zeros_like, nets)
     moments = {name: {"m": zeros[name], "v": tree_map(torch.clone, zeros[name])} for name in nets}
-    return {**nets, "critic_target": tree_map(torch.clone, critic), "adam": moments}
+    return {**nets, "critic_target": tree_map(torch.clone, critic), "adam": moments, "step": torch.zeros(())}
 
 
-def draw_noise(args: Args, seeds: list[int], step: int, batch: Params) -> Params:
+def draw_noise(args: Args, seeds: list[int], step: int, batch: Batch) -> Batch:
     """The random numbers of one update, from (seed, step) alone: dropout masks of the actor's hidden layers."""
     if not args.dropout:
         return {}
@@ -269,7 +255,7 @@ def draw_noise(args: Args, seeds: list[int], step: int, batch: Params) -> Params
     return noise
 
 
-def make_batch(args: Args, seeds: list[int], step: int, pairs: Params, replay: Params | None) -> Params:
+def make_batch(args: Args, seeds: list[int], step: int, pairs: Batch, replay: Batch | None) -> Batch:
     """Join a batch of pairs and one of the offline dataset into what `update` takes."""
     batch = {name: pairs[name] for name in ("obs", "action", "next_obs", "label")}
     batch["discount"] = torch.full_like(batch["obs"][..., 0], args.gamma)  # segments hold no terminal states
@@ -279,30 +265,27 @@ def make_batch(args: Args, seeds: list[int], step: int, pairs: Params, replay: P
         batch["share"] = torch.cat([(1 - args.replay_weight) * batch["share"], share])
         batch["discount"] = torch.cat([batch["discount"], args.gamma * (1 - replay["terminal"])], 1)
         batch |= {name: torch.cat([batch[name], replay[name]], 1) for name in ("obs", "action", "next_obs")}
-    bias = [1 - 0.9 ** (step + 1), 1 - 0.999 ** (step + 1)]  # of Adam's moments
-    batch["bias"] = torch.stack([batch["obs"].new_full((), b) for b in bias])  # a copy would wait for the device
-    lr = args.lr * (0.5 + 0.5 * math.cos(math.pi * step / args.total_steps) if args.actor_cosine else 1.0)
-    batch["actor_lr"] = batch["obs"].new_full((), lr)
     return batch | draw_noise(args, seeds, step, batch)
 
 
-def adam_(params: Params, grads: Params, moments: dict, bias: Tensor, lr: float | Tensor) -> None:
-    """One step of Adam (Kingma & Ba 2015) in place; our own, so that the whole update is one compiled graph."""
+def adam_(params: Params, grads: Params, moments: dict, step: Tensor, lr: float | Tensor) -> None:
+    """Step `step`, from 1, of Adam (Kingma & Ba 2015) in place; our own, so that the update is one compiled graph."""
+    bias_m, bias_v = (-torch.expm1(step * math.log(decay)) for decay in (0.9, 0.999))  # 1 - decay^step
     for name, p in params.items():
         m, v = moments["m"][name], moments["v"][name]
         m.lerp_(grads[name], 1 - 0.9)
         v.mul_(0.999).addcmul_(grads[name], grads[name], value=1 - 0.999)
-        p.sub_(lr * (m / bias[0]) / ((v / bias[1]).sqrt() + 1e-8))
+        p.sub_(lr * (m / bias_m) / ((v / bias_v).sqrt() + 1e-8))
 
 
-def descend(loss_fn, state: dict, name: str, batch: Params, lr: float | Tensor) -> Params:
+def descend(loss_fn, state: State, name: str, step: Tensor, lr: float | Tensor) -> Metrics:
     """One step of Adam on the network `name`. `loss_fn`: parameters -> loss (S,), metrics. Returns the metrics."""
     with torch.enable_grad():
         leaves = {key: p.detach().requires_grad_() for key, p in state[name].items()}
         loss, metrics = loss_fn(leaves)
         # Seeds share no parameter, so the gradient of the sum over seeds is each seed's own.
         grads = torch.autograd.grad(loss.sum(), list(leaves.values()))
-    adam_(state[name], dict(zip(leaves, grads, strict=True)), state["adam"][name], batch["bias"], lr)
+    adam_(state[name], dict(zip(leaves, grads, strict=True)), state["adam"][name], step, lr)
     return {key: metric.detach() for key, metric in metrics.items()}
 
 
@@ -310,28 +293,28 @@ def make_update(args: Args):
     """The update as one function of state and batch: no other input, no random numbers, no transfer to the host."""
 
     @torch.no_grad()
-    def update(state: dict, batch: Params) -> Params:
+    def update(state: State, batch: Batch) -> Metrics:
         """One update in place. Returns metrics, (S,) each. The order is part of the algorithm."""
         obs, action, share, discount = batch["obs"], batch["action"], batch["share"], batch["discount"]
+        step, actor_lr = state["step"][0] + 1, args.lr
+        if args.actor_cosine:
+            actor_lr = args.lr * (0.5 + 0.5 * torch.cos(math.pi / args.total_steps * state["step"][0]))
         n_pref = 2 * batch["label"].shape[1] * (args.segment_length - 1)
 
         # 1. V towards the target critic's Q
         q_target = q_values(state["critic_target"], obs, action).min(1).values  # (S, N)
 
-        def v_loss(value: Params) -> tuple[Tensor, Params]:
+        def v_loss(value: Params) -> tuple[Tensor, Metrics]:
             v = v_values(value, obs)
             loss = expectile_loss(q_target - v, args.expectile, share)
             return loss, {"losses/value": loss, "train/v": v.mean(-1)}
 
-        metrics = descend(v_loss, state, "value", batch, args.lr)
+        metrics = descend(v_loss, state, "value", step, args.lr)
 
         # 2. Q by the preferences over its implied reward, with the new V
-        next_v = v_values(state["value"], batch["next_obs"])  # (S, N)
-        if args.target_clipping:
-            bound = 1 / (args.chi2_coeff * (1 - discount))
-            next_v = next_v.clamp(-bound, bound)
+        next_v = next_value(state["value"], batch, args)  # (S, N)
 
-        def q_loss(critic: Params) -> tuple[Tensor, Params]:
+        def q_loss(critic: Params) -> tuple[Tensor, Metrics]:
             q = q_values(critic, obs, action)  # (S, E, N)
             reward = implied_reward(q, next_v, discount)  # (S, E, N)
             preference, accuracy = preference_loss(reward[..., :n_pref], batch["label"])
@@ -341,26 +324,37 @@ def make_update(args: Args):
                 "train/q": q.mean((1, 2)), "train/reward": reward.mean((1, 2)),
             }  # fmt: skip
 
-        metrics |= descend(q_loss, state, "critic", batch, args.lr)
+        metrics |= descend(q_loss, state, "critic", step, args.lr)
 
         # 3. actor by advantage-weighted regression, with the new V
         adv = q_target - v_values(state["value"], obs)  # (S, N)
         weight = (adv / args.beta).exp().clamp(max=args.clip_score)
         masks = [batch[f"mask{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
 
-        def actor_loss(actor: Params) -> tuple[Tensor, Params]:
+        def actor_loss(actor: Params) -> tuple[Tensor, Metrics]:
             mean, log_std = policy(actor, obs, masks)
             loss = -(share * weight * log_prob(mean, log_std, action)).sum(-1)
             return loss, {"losses/actor": loss, "train/adv": adv.mean(-1), "train/weight": weight.mean(-1)}
 
-        metrics |= descend(actor_loss, state, "actor", batch, batch["actor_lr"])
+        metrics |= descend(actor_loss, state, "actor", step, actor_lr)
 
         # 4. target critic [D3]
         for name, target in state["critic_target"].items():
             target.lerp_(state["critic"][name], args.tau)
+        state["step"] += 1
         return metrics
 
     return update
+
+
+def learned_reward(state: State, batch: Batch, args: Args) -> Tensor:  # -> (S, N)
+    """The implied reward of a trained state, mean over the critics, for `tools.reward`.
+
+    Args:
+        batch: obs, next_obs (S, N, O), action (S, N, A), discount (S, N): zero for terminal states.
+    """
+    q, next_v = q_values(state["critic"], batch["obs"], batch["action"]), next_value(state["value"], batch, args)
+    return implied_reward(q, next_v, batch["discount"]).mean(1)
 
 
 # ---------------------------------------------------------------- training
@@ -383,7 +377,7 @@ def train_seeds(args: Args, runs: Runs, pairs: PreferenceBuffer, replay: ReplayB
     for step in range(runs.step, args.total_steps + 1):
         if runs.due(step):  # an evaluation, a minute since the last checkpoint, or a signal
             runs.checkpoint(step, state)
-            runs.evaluate(step, state["actor"], act)
+            runs.evaluate(step, state["actor"], policy)
         if step == args.total_steps:
             break
         batch = make_batch(args, runs.seeds, step, next(pair_batches), next(replay_batches))

@@ -31,7 +31,6 @@ from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,7 +42,10 @@ from common.seeds import NOISE, seed_of
 from common.states import tree_map
 
 ALGORITHM = Path(__file__).stem
-Params = dict[str, Tensor]  # w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1 but for critics
+Params = dict[str, Tensor]  # weights w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1 but for critics
+Batch = dict[str, Tensor]  # what an update reads: see make_batch
+Metrics = dict[str, Tensor]  # what it says: (S,) each
+State = dict  # networks: Params; adam: the moments of each, m and v: Params; step: (S,), the updates so far
 
 
 # ---------------------------------------------------------------- arguments
@@ -154,12 +156,9 @@ DEFAULTS = {  # pattern of SUITE:ENV: what differs from the defaults above, whic
 # ---------------------------------------------------------------- networks
 def mlp(params: Params, x: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:  # (S, N, in) -> (S, E, N, out)
     """ReLU network; seeds and ensemble members are axes of the weights, so all of them are one batched product."""
-    depth = len(params) // 2
-    x = x.unsqueeze(1)  # (S, 1, N, in)
-    single = x.shape[0] * params["w0"].shape[1] == 1  # the compiler would copy x for a batched product of one
+    depth, x = len(params) // 2, x.unsqueeze(1)  # (S, 1, N, in)
     for i in range(depth):
-        w, b = params[f"w{i}"], params[f"b{i}"]
-        x = (x.flatten(0, 2) @ w.flatten(0, 2) if single else x @ w) + b
+        x = x @ params[f"w{i}"] + params[f"b{i}"]
         if i < depth - 1:
             x = F.relu(x * masks[i] if masks else x)
     return x
@@ -186,15 +185,6 @@ def policy(actor: Params, obs: Tensor, masks: Sequence[Tensor] = ()) -> tuple[Te
     return mlp(layers, obs, masks)[:, 0].tanh(), actor["log_std"].clamp(-5.0, 2.0).unsqueeze(1)
 
 
-def act(actor: dict[str, np.ndarray], obs: np.ndarray) -> np.ndarray:  # (..., O) -> (..., A)
-    """The mean of one seed's actor, for evaluation: `policy` in numpy, so that worker processes need no torch."""
-    x, depth = obs.astype(np.float32), (len(actor) - 1) // 2  # layers: all but log_std
-    for i in range(depth):
-        x = x @ actor[f"w{i}"][0] + actor[f"b{i}"][0, 0]
-        x = np.maximum(x, 0.0) if i < depth - 1 else np.tanh(x)
-    return np.clip(x, -1.0, 1.0)
-
-
 # ---------------------------------------------------------------- losses: one number a seed
 def expectile_loss(diff: Tensor, expectile: float, share: Tensor) -> Tensor:  # (S, N), (N,) -> (S,)
     """|expectile - 1(u < 0)| u^2 of u = q - v (IQL, Kostrikov et al. 2021, equation 5)."""
@@ -212,15 +202,6 @@ def preference_loss(reward: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:  # 
     return loss, right.sum((1, 2)) / strict.sum((1, 2)).clamp(min=1)
 
 
-def learned_reward(state: dict, batch: Params, args: Args) -> Tensor:  # -> (S, N)
-    """The model's reward, for `tools.reward`.
-
-    Args:
-        batch: obs (S, N, O), action (S, N, A).
-    """
-    return rewards(state["reward"], batch["obs"], batch["action"])
-
-
 def log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:  # (S, N, A), (S, 1, A), (S, N, A) -> (S, N)
     """Log density of a Gaussian with independent dimensions."""
     return (-0.5 * ((action - mean) / log_std.exp()).square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
@@ -236,8 +217,8 @@ def init_mlp(generator: torch.Generator, members: int, sizes: tuple[int, ...]) -
     return params
 
 
-def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> dict:
-    """One seed's state, without the S axis: networks, target critic and Adam's moments."""
+def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> State:
+    """One seed's state, without the S axis: networks, target critic and Adam's moments, updates so far."""
     generator, hidden = torch.Generator().manual_seed(seed), args.hidden_sizes
     actor = init_mlp(generator, 1, (obs_dim, *hidden, act_dim)) | {"log_std": torch.zeros(act_dim)}
     critic = init_mlp(generator, args.num_critics, (obs_dim + act_dim, *hidden, 1))
@@ -246,10 +227,10 @@ def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> dict:
     nets = {"actor": actor, "critic": critic, "value": value, "reward": reward}
     zeros = tree_map(torch.zeros_like, nets)
     moments = {name: {"m": zeros[name], "v": tree_map(torch.clone, zeros[name])} for name in nets}
-    return {**nets, "critic_target": tree_map(torch.clone, critic), "adam": moments}
+    return {**nets, "critic_target": tree_map(torch.clone, critic), "adam": moments, "step": torch.zeros(())}
 
 
-def draw_noise(args: Args, seeds: list[int], step: int, batch: Params) -> Params:
+def draw_noise(args: Args, seeds: list[int], step: int, batch: Batch) -> Batch:
     """The random numbers of one update, from (seed, step) alone: dropout masks of the actor's hidden layers."""
     if not args.dropout:
         return {}
@@ -261,7 +242,7 @@ def draw_noise(args: Args, seeds: list[int], step: int, batch: Params) -> Params
     return noise
 
 
-def make_batch(args: Args, seeds: list[int], step: int, pairs: Params, replay: Params | None) -> Params:
+def make_batch(args: Args, seeds: list[int], step: int, pairs: Batch, replay: Batch | None) -> Batch:
     """What `update` takes: transitions of the offline dataset or, without one, of the segments; segments and labels."""
     rows = pairs if replay is None else replay
     batch = {name: rows[name] for name in ("obs", "action", "next_obs")}
@@ -275,93 +256,104 @@ def make_batch(args: Args, seeds: list[int], step: int, pairs: Params, replay: P
             rows = torch.cat([pairs[name].reshape(shape), pairs[f"last_{name}"].unsqueeze(2)], 2)
             batch[f"segment_{name}"] = rows.flatten(1, 2)  # (S, 2B(L+1), .)
         batch["label"] = pairs["label"]
-    bias = [1 - 0.9 ** (step + 1), 1 - 0.999 ** (step + 1)]  # of Adam's moments
-    batch["bias"] = torch.stack([batch["obs"].new_full((), b) for b in bias])  # a copy would wait for the device
-    lr = args.lr * (0.5 + 0.5 * math.cos(math.pi * step / args.total_steps) if args.actor_cosine else 1.0)
-    batch["actor_lr"] = batch["obs"].new_full((), lr)
     return batch | draw_noise(args, seeds, step, batch)
 
 
-def adam_(params: Params, grads: Params, moments: dict, bias: Tensor, lr: float | Tensor) -> None:
-    """One step of Adam (Kingma & Ba 2015) in place; our own, so that the whole update is one compiled graph."""
+def adam_(params: Params, grads: Params, moments: dict, step: Tensor, lr: float | Tensor) -> None:
+    """Step `step`, from 1, of Adam (Kingma & Ba 2015) in place; our own, so that the update is one compiled graph."""
+    bias_m, bias_v = (-torch.expm1(step * math.log(decay)) for decay in (0.9, 0.999))  # 1 - decay^step
     for name, p in params.items():
         m, v = moments["m"][name], moments["v"][name]
         m.lerp_(grads[name], 1 - 0.9)
         v.mul_(0.999).addcmul_(grads[name], grads[name], value=1 - 0.999)
-        p.sub_(lr * (m / bias[0]) / ((v / bias[1]).sqrt() + 1e-8))
+        p.sub_(lr * (m / bias_m) / ((v / bias_v).sqrt() + 1e-8))
 
 
-def descend(loss_fn, state: dict, name: str, batch: Params, lr: float | Tensor) -> Params:
+def descend(loss_fn, state: State, name: str, step: Tensor, lr: float | Tensor) -> Metrics:
     """One step of Adam on the network `name`. `loss_fn`: parameters -> loss (S,), metrics. Returns the metrics."""
     with torch.enable_grad():
         leaves = {key: p.detach().requires_grad_() for key, p in state[name].items()}
         loss, metrics = loss_fn(leaves)
         # Seeds share no parameter, so the gradient of the sum over seeds is each seed's own.
         grads = torch.autograd.grad(loss.sum(), list(leaves.values()))
-    adam_(state[name], dict(zip(leaves, grads, strict=True)), state["adam"][name], batch["bias"], lr)
+    adam_(state[name], dict(zip(leaves, grads, strict=True)), state["adam"][name], step, lr)
     return {key: metric.detach() for key, metric in metrics.items()}
 
 
-def make_update(args: Args):
-    """The update as one function of state and batch: no other input, no random numbers, no transfer to the host."""
+def make_updates(args: Args):
+    """Two updates, while the reward model learns and after: functions of state and batch, with no other input, no
+    random numbers, no transfer to the host. Each works in place and returns metrics, (S,) each, in the method's order.
+    """
 
     @torch.no_grad()
-    def update(state: dict, batch: Params) -> Params:
-        """One update in place. Returns metrics, (S,) each. The order is part of the algorithm."""
+    def reward_and_iql(state: State, batch: Batch) -> Metrics:
+        # 1. reward model
+        def reward_loss(reward: Params) -> tuple[Tensor, Metrics]:
+            r = rewards(reward, batch["segment_obs"], batch["segment_action"])  # (S, 2B(L+1))
+            loss, accuracy = preference_loss(r.unsqueeze(1), batch["label"])
+            return loss, {"losses/reward": loss, "train/accuracy": accuracy}
+
+        metrics = descend(reward_loss, state, "reward", state["step"][0] + 1, args.lr)
+        return metrics | iql(state, batch)
+
+    @torch.no_grad()
+    def iql(state: State, batch: Batch) -> Metrics:
         obs, action, share, discount = batch["obs"], batch["action"], batch["share"], batch["discount"]
-
-        # 1. reward model, in the first steps
-        metrics: Params = {}
-        if "label" in batch:
-
-            def reward_loss(reward: Params) -> tuple[Tensor, Params]:
-                r = rewards(reward, batch["segment_obs"], batch["segment_action"])  # (S, 2B(L+1))
-                loss, accuracy = preference_loss(r.unsqueeze(1), batch["label"])
-                return loss, {"losses/reward": loss, "train/accuracy": accuracy}
-
-            metrics = descend(reward_loss, state, "reward", batch, args.lr)
+        step, actor_lr = state["step"][0] + 1, args.lr
+        if args.actor_cosine:
+            actor_lr = args.lr * (0.5 + 0.5 * torch.cos(math.pi / args.total_steps * state["step"][0]))
 
         # 2. V towards the target critic's Q
         q_target = q_values(state["critic_target"], obs, action).min(1).values  # (S, N)
 
-        def v_loss(value: Params) -> tuple[Tensor, Params]:
+        def v_loss(value: Params) -> tuple[Tensor, Metrics]:
             v = v_values(value, obs)
             adv = q_target - v  # (S, N)
             loss = expectile_loss(adv, args.expectile, share)
             return loss, {"losses/value": loss, "train/v": v.mean(-1), "adv": adv}
 
-        metrics |= descend(v_loss, state, "value", batch, args.lr)
+        metrics = descend(v_loss, state, "value", step, args.lr)
         adv = metrics.pop("adv")  # with the V before this step's, as in the original
 
         # 3. actor by advantage-weighted regression
         weight = (adv / args.beta).exp().clamp(max=args.clip_score)
         masks = [batch[f"mask{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
 
-        def actor_loss(actor: Params) -> tuple[Tensor, Params]:
+        def actor_loss(actor: Params) -> tuple[Tensor, Metrics]:
             mean, log_std = policy(actor, obs, masks)
             loss = -(share * weight * log_prob(mean, log_std, action)).sum(-1)
             return loss, {"losses/actor": loss, "train/adv": adv.mean(-1), "train/weight": weight.mean(-1)}
 
-        metrics |= descend(actor_loss, state, "actor", batch, batch["actor_lr"])
+        metrics |= descend(actor_loss, state, "actor", step, actor_lr)
 
         # 4. Q towards the model's reward plus the new V of the next state
         r = rewards(state["reward"], obs, action)  # (S, N)
         metrics["train/reward"] = r.mean(-1)
         q_next = r + discount * v_values(state["value"], batch["next_obs"])  # (S, N)
 
-        def q_loss(critic: Params) -> tuple[Tensor, Params]:
+        def q_loss(critic: Params) -> tuple[Tensor, Metrics]:
             q = q_values(critic, obs, action)  # (S, E, N)
             loss = (share * (q - q_next.unsqueeze(1)).square()).sum(-1).mean(1)
             return loss, {"losses/critic": loss, "train/q": q.mean((1, 2))}
 
-        metrics |= descend(q_loss, state, "critic", batch, args.lr)
+        metrics |= descend(q_loss, state, "critic", step, args.lr)
 
         # 5. target critic
         for name, target in state["critic_target"].items():
             target.lerp_(state["critic"][name], args.tau)
+        state["step"] += 1
         return metrics
 
-    return update
+    return reward_and_iql, iql
+
+
+def learned_reward(state: State, batch: Batch, args: Args) -> Tensor:  # -> (S, N)
+    """The model's reward, for `tools.reward`.
+
+    Args:
+        batch: obs (S, N, O), action (S, N, A).
+    """
+    return rewards(state["reward"], batch["obs"], batch["action"])
 
 
 # ---------------------------------------------------------------- training
@@ -378,16 +370,17 @@ def train_seeds(args: Args, runs: Runs, pairs: PreferenceBuffer, replay: ReplayB
     """The training loop: the seeds of `runs`, which stand at the same step, as one batch."""
     sizes = pairs.obs.shape[1], pairs.action.shape[1]
     state = runs.restore([init(args, seed, *sizes) for seed in runs.seeds])  # every leaf: (S, ...)
-    update = runs.compile(make_update(args))
+    reward_and_iql, iql = map(runs.compile, make_updates(args))
     pair_batches = pairs.batches(runs.seeds, runs.step, args.preference_batch_size, args.segment_length)  # [D1] [D2]
     replay_batches = replay.batches(runs.seeds, runs.step, args.replay_batch_size) if replay else repeat(None)
     for step in range(runs.step, args.total_steps + 1):
         if runs.due(step):  # an evaluation, a minute since the last checkpoint, or a signal
             runs.checkpoint(step, state)
-            runs.evaluate(step, state["actor"], act)
+            runs.evaluate(step, state["actor"], policy)
         if step == args.total_steps:
             break
         batch = make_batch(args, runs.seeds, step, next(pair_batches), next(replay_batches))
+        update = reward_and_iql if step < args.reward_steps else iql
         metrics = update(state, batch)
         runs.log(step + 1, metrics, state, batch)  # every --log-every updates; a NaN stops the run
     runs.finish(state)

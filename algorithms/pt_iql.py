@@ -44,7 +44,6 @@ from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -64,7 +63,10 @@ REWARD_SAVE_EVERY = 10
 """seconds between two writings of reward.pt, the checkpoint of phase 1"""
 RETURN_SCALE = {"d4rl": 1000}
 """suite: what the authors scale the range of the trajectories' returns to; 500 elsewhere"""
-Params = dict[str, Tensor]  # w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1 but for critics
+Params = dict[str, Tensor]  # weights w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1 but for critics
+Batch = dict[str, Tensor]  # what an update reads: see make_batch
+Metrics = dict[str, Tensor]  # what it says: (S,) each
+State = dict  # networks: Params; adam: the moments of each, m and v: Params; step: (S,), the updates so far
 
 
 # ---------------------------------------------------------------- arguments
@@ -192,12 +194,9 @@ DEFAULTS = {  # pattern of SUITE:ENV: what differs from the defaults above, whic
 # ---------------------------------------------------------------- networks
 def mlp(params: Params, x: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:  # (S, N, in) -> (S, E, N, out)
     """ReLU network; seeds and ensemble members are axes of the weights, so all of them are one batched product."""
-    depth = len(params) // 2
-    x = x.unsqueeze(1)  # (S, 1, N, in)
-    single = x.shape[0] * params["w0"].shape[1] == 1  # the compiler would copy x for a batched product of one
+    depth, x = len(params) // 2, x.unsqueeze(1)  # (S, 1, N, in)
     for i in range(depth):
-        w, b = params[f"w{i}"], params[f"b{i}"]
-        x = (x.flatten(0, 2) @ w.flatten(0, 2) if single else x @ w) + b
+        x = x @ params[f"w{i}"] + params[f"b{i}"]
         if i < depth - 1:
             x = F.relu(x * masks[i] if masks else x)
     return x
@@ -217,15 +216,6 @@ def policy(actor: Params, obs: Tensor, masks: Sequence[Tensor] = ()) -> tuple[Te
     """Mean (S, N, A), through tanh, and log standard deviation (S, 1, A), independent of the state."""
     layers = {name: p for name, p in actor.items() if name != "log_std"}
     return mlp(layers, obs, masks)[:, 0].tanh(), actor["log_std"].clamp(-5.0, 2.0).unsqueeze(1)
-
-
-def act(actor: dict[str, np.ndarray], obs: np.ndarray) -> np.ndarray:  # (..., O) -> (..., A)
-    """The mean of one seed's actor, for evaluation: `policy` in numpy, so that worker processes need no torch."""
-    x, depth = obs.astype(np.float32), (len(actor) - 1) // 2  # layers: all but log_std
-    for i in range(depth):
-        x = x @ actor[f"w{i}"][0] + actor[f"b{i}"][0, 0]
-        x = np.maximum(x, 0.0) if i < depth - 1 else np.tanh(x)
-    return np.clip(x, -1.0, 1.0)
 
 
 class Block(nn.Module):
@@ -249,10 +239,6 @@ class Block(nn.Module):
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
         drop = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=drop).transpose(1, 2).flatten(2)
-        return self.finish(x, y)
-
-    def finish(self, x: Tensor, y: Tensor) -> Tensor:
-        """What follows the attention `y`."""
         x = x + F.dropout(self.proj(y), self.dropout, self.training)
         return x + F.dropout(self.fc2(F.relu(self.fc1(self.ln2(x)))), self.dropout, self.training)
 
@@ -331,8 +317,8 @@ def init_mlp(generator: torch.Generator, members: int, sizes: tuple[int, ...]) -
     return params
 
 
-def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> dict:
-    """One seed's state, without the S axis: networks, target critic and Adam's moments."""
+def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> State:
+    """One seed's state, without the S axis: networks, target critic and Adam's moments, updates so far."""
     generator, hidden = torch.Generator().manual_seed(seed), args.hidden_sizes
     actor = init_mlp(generator, 1, (obs_dim, *hidden, act_dim)) | {"log_std": torch.zeros(act_dim)}
     critic = init_mlp(generator, args.num_critics, (obs_dim + act_dim, *hidden, 1))
@@ -340,10 +326,10 @@ def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> dict:
     nets = {"actor": actor, "critic": critic, "value": value}
     zeros = tree_map(torch.zeros_like, nets)
     moments = {name: {"m": zeros[name], "v": tree_map(torch.clone, zeros[name])} for name in nets}
-    return {**nets, "critic_target": tree_map(torch.clone, critic), "adam": moments}
+    return {**nets, "critic_target": tree_map(torch.clone, critic), "adam": moments, "step": torch.zeros(())}
 
 
-def draw_noise(args: Args, seeds: list[int], step: int, batch: Params) -> Params:
+def draw_noise(args: Args, seeds: list[int], step: int, batch: Batch) -> Batch:
     """The random numbers of one update, from (seed, step) alone: dropout masks of the actor's hidden layers."""
     if not args.dropout:
         return {}
@@ -355,7 +341,7 @@ def draw_noise(args: Args, seeds: list[int], step: int, batch: Params) -> Params
     return noise
 
 
-def make_batch(args: Args, seeds: list[int], step: int, pairs: Params, replay: Params | None) -> Params:
+def make_batch(args: Args, seeds: list[int], step: int, pairs: Batch, replay: Batch | None) -> Batch:
     """What `update` takes: transitions of the offline dataset or, without one, of the segments."""
     rows = pairs if replay is None else replay
     batch = {name: rows[name] for name in ("obs", "action", "next_obs", "reward")}
@@ -363,30 +349,27 @@ def make_batch(args: Args, seeds: list[int], step: int, pairs: Params, replay: P
     if replay is not None:
         batch["discount"] = args.gamma * (1 - replay["terminal"])
     batch["share"] = torch.full_like(rows["obs"][0, :, 0], 1 / rows["obs"].shape[1])  # (N,): turns a sum into a mean
-    bias = [1 - 0.9 ** (step + 1), 1 - 0.999 ** (step + 1)]  # of Adam's moments
-    batch["bias"] = torch.stack([batch["obs"].new_full((), b) for b in bias])  # a copy would wait for the device
-    lr = args.lr * (0.5 + 0.5 * math.cos(math.pi * step / args.total_steps) if args.actor_cosine else 1.0)
-    batch["actor_lr"] = batch["obs"].new_full((), lr)
     return batch | draw_noise(args, seeds, step, batch)
 
 
-def adam_(params: Params, grads: Params, moments: dict, bias: Tensor, lr: float | Tensor) -> None:
-    """One step of Adam (Kingma & Ba 2015) in place; our own, so that the whole update is one compiled graph."""
+def adam_(params: Params, grads: Params, moments: dict, step: Tensor, lr: float | Tensor) -> None:
+    """Step `step`, from 1, of Adam (Kingma & Ba 2015) in place; our own, so that the update is one compiled graph."""
+    bias_m, bias_v = (-torch.expm1(step * math.log(decay)) for decay in (0.9, 0.999))  # 1 - decay^step
     for name, p in params.items():
         m, v = moments["m"][name], moments["v"][name]
         m.lerp_(grads[name], 1 - 0.9)
         v.mul_(0.999).addcmul_(grads[name], grads[name], value=1 - 0.999)
-        p.sub_(lr * (m / bias[0]) / ((v / bias[1]).sqrt() + 1e-8))
+        p.sub_(lr * (m / bias_m) / ((v / bias_v).sqrt() + 1e-8))
 
 
-def descend(loss_fn, state: dict, name: str, batch: Params, lr: float | Tensor) -> Params:
+def descend(loss_fn, state: State, name: str, step: Tensor, lr: float | Tensor) -> Metrics:
     """One step of Adam on the network `name`. `loss_fn`: parameters -> loss (S,), metrics. Returns the metrics."""
     with torch.enable_grad():
         leaves = {key: p.detach().requires_grad_() for key, p in state[name].items()}
         loss, metrics = loss_fn(leaves)
         # Seeds share no parameter, so the gradient of the sum over seeds is each seed's own.
         grads = torch.autograd.grad(loss.sum(), list(leaves.values()))
-    adam_(state[name], dict(zip(leaves, grads, strict=True)), state["adam"][name], batch["bias"], lr)
+    adam_(state[name], dict(zip(leaves, grads, strict=True)), state["adam"][name], step, lr)
     return {key: metric.detach() for key, metric in metrics.items()}
 
 
@@ -394,46 +377,50 @@ def make_update(args: Args):
     """The update as one function of state and batch: no other input, no random numbers, no transfer to the host."""
 
     @torch.no_grad()  # [D11]
-    def update(state: dict, batch: Params) -> Params:
+    def update(state: State, batch: Batch) -> Metrics:
         """One update in place. Returns metrics, (S,) each. The order is part of the algorithm."""
         obs, action, share, discount = batch["obs"], batch["action"], batch["share"], batch["discount"]
+        step, actor_lr = state["step"][0] + 1, args.lr
+        if args.actor_cosine:
+            actor_lr = args.lr * (0.5 + 0.5 * torch.cos(math.pi / args.total_steps * state["step"][0]))
 
         # 1. V towards the target critic's Q
         q_target = q_values(state["critic_target"], obs, action).min(1).values  # (S, N)
 
-        def v_loss(value: Params) -> tuple[Tensor, Params]:
+        def v_loss(value: Params) -> tuple[Tensor, Metrics]:
             v = v_values(value, obs)
             adv = q_target - v  # (S, N)
             loss = expectile_loss(adv, args.expectile, share)
             return loss, {"losses/value": loss, "train/v": v.mean(-1), "adv": adv}
 
-        metrics = descend(v_loss, state, "value", batch, args.lr)
+        metrics = descend(v_loss, state, "value", step, args.lr)
         adv = metrics.pop("adv")  # with the V before this step's, as in the original
 
         # 2. actor by advantage-weighted regression
         weight = (adv / args.beta).exp().clamp(max=args.clip_score)
         masks = [batch[f"mask{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
 
-        def actor_loss(actor: Params) -> tuple[Tensor, Params]:
+        def actor_loss(actor: Params) -> tuple[Tensor, Metrics]:
             mean, log_std = policy(actor, obs, masks)
             loss = -(share * weight * log_prob(mean, log_std, action)).sum(-1)
             return loss, {"losses/actor": loss, "train/adv": adv.mean(-1), "train/weight": weight.mean(-1)}
 
-        metrics |= descend(actor_loss, state, "actor", batch, batch["actor_lr"])
+        metrics |= descend(actor_loss, state, "actor", step, actor_lr)
 
         # 3. Q towards the reward plus the new V of the next state
         q_next = batch["reward"] + discount * v_values(state["value"], batch["next_obs"])  # (S, N)
 
-        def q_loss(critic: Params) -> tuple[Tensor, Params]:
+        def q_loss(critic: Params) -> tuple[Tensor, Metrics]:
             q = q_values(critic, obs, action)  # (S, E, N)
             loss = (share * (q - q_next.unsqueeze(1)).square()).sum(-1).mean(1)
             return loss, {"losses/critic": loss, "train/q": q.mean((1, 2))}
 
-        metrics |= descend(q_loss, state, "critic", batch, args.lr)
+        metrics |= descend(q_loss, state, "critic", step, args.lr)
 
         # 4. target critic
         for name, target in state["critic_target"].items():
             target.lerp_(state["critic"][name], args.tau)
+        state["step"] += 1
         return metrics
 
     return update
@@ -549,9 +536,6 @@ def label_transitions(model: PreferenceTransformer, obs: Tensor, action: Tensor,
     for rows in tqdm(torch.arange(len(obs), device=obs.device).split(256), "labelling", unit="batch", disable=None):
         check_stop()
         start = torch.maximum(first[rows], rows - window + 1)
-        if len(model.blocks) == 1:
-            rewards.append(last_rewards(model, obs, action, start, rows, window))
-            continue
         index = rows.unsqueeze(1) + torch.arange(1 - window, 1, device=obs.device)
         mask = (index >= start.unsqueeze(1)).to(obs.dtype)  # (B, T)
         past_obs, past_action = (x[index.clamp(min=0)] * mask.unsqueeze(-1) for x in (obs, action))
@@ -589,7 +573,7 @@ def relabel(args: Args, runs: Runs, pairs: PreferenceBuffer, replay: ReplayBuffe
     return PreferenceBuffer(obs, action, start, pairs.label, pairs.length, torch.stack(rewards), pairs.device), None
 
 
-def learned_reward(state: dict, batch: Params, args: Args) -> Tensor:  # -> (S, N)
+def learned_reward(state: State, batch: Batch, args: Args) -> Tensor:  # -> (S, N)
     """The rewards of phase 2 for `tools.reward`: of every row, from the window of past steps that ends at it.
 
     Args:
@@ -627,66 +611,13 @@ def train_seeds(args: Args, runs: Runs, pairs: PreferenceBuffer, replay: ReplayB
     for step in range(runs.step, args.total_steps + 1):
         if runs.due(step):  # an evaluation, a minute since the last checkpoint, or a signal
             runs.checkpoint(step, state)
-            runs.evaluate(step, state["actor"], act)
+            runs.evaluate(step, state["actor"], policy)
         if step == args.total_steps:
             break
         batch = make_batch(args, runs.seeds, step, next(pair_batches), next(replay_batches))
         metrics = update(state, batch)
         runs.log(step + 1, metrics, state, batch)  # every --log-every updates; a NaN stops the run
     runs.finish(state)
-
-
-# ---------------------------------------------------------------- the fast path of labelling
-def last_rewards(model: PreferenceTransformer, obs: Tensor, action: Tensor, start: Tensor, rows: Tensor,
-                 window: int) -> Tensor:  # fmt: skip
-    """`model(..., last=True)` of the windows START[i]..ROWS[i], for a model of one block; `rows` are consecutive: (C,).
-
-    Every token stands in `window` windows, each time at another position j. Its key and value need not be computed for
-    each: the two LayerNorms before them only subtract means, multiply by weights and divide by a number, hence they are
-        W x / (s0 s1) + W p_j / (s0 s1) + W c / s1 + b
-    with x, p_j and c what token, position and bias become; W x is computed once a token, s0 and s1 are products of x
-    and p_j. Labelling is 2.7 (windows of 25 steps) to 15 times (of 100) as fast for it.
-    """
-    block, width = model.blocks[0], model.timestep.embedding_dim
-    (w_q, w_kv), (b_q, b_kv) = (p.split([width, 2 * width]) for p in (block.qkv.weight, block.qkv.bias))
-    w, b = (w_kv * block.ln1.weight).T, F.linear(block.ln1.bias, w_kv, b_kv)
-
-    def centre(x: Tensor) -> Tensor:
-        return x - x.mean(-1, keepdim=True)
-
-    def variance(x: Tensor, p: Tensor) -> Tensor:  # of x + p, both centred: (2, n, D), (T, D) -> (2, n, T)
-        return x.square().mean(-1, keepdim=True) + p.square().mean(-1) + x @ p.T * (2 / width)
-
-    def heads(y: Tensor) -> Tensor:  # (..., k D) -> (k, H, ..., d)
-        return y.unflatten(-1, (-1, block.heads, width // block.heads)).movedim((-3, -2), (0, 1))
-
-    # tokens: of actions and of states, (2, n, D); queries: of the rows' states, (H, C, d)
-    span = torch.arange(int(start.min()), int(rows[-1]) + 1, device=obs.device)
-    token = torch.stack([model.action(action[span]), model.obs(obs[span])])
-    position = model.timestep.weight[1 : window + 1]
-    last = model.ln_in(token[1, -len(rows) :] + position[rows - start])
-    (q,) = heads(F.linear(block.ln1(last), w_q, b_q)) * (width // block.heads) ** -0.5
-
-    # keys and values: the parts of tokens (H, 2, n, d), positions (H, T, d) and bias (H, 1, d), and 1 / s0, 1 / s1
-    x, p, c = centre(token), centre(position), centre(model.ln_in.bias).unsqueeze(0)
-    first = (variance(x, p) + model.ln_in.eps).rsqrt()
-    x, p = (centre(model.ln_in.weight * part) for part in (x, p))
-    both = variance(x, p) * first.square() + 2 / width * first * (x @ c.T + (p @ c.T).T) + c.square().mean()
-    second = (both + block.ln1.eps).rsqrt()
-    (k_x, v_x), (k_p, v_p), (k_c, v_c), (k_b, v_b) = (heads(part) for part in (x @ w, p @ w, c @ w, b.unsqueeze(0)))
-
-    # attention of every row to the tokens of its window, at their positions in it: scores (H, 2, C, n)
-    at = (span - start.unsqueeze(-1)).clamp(0, window - 1)  # (C, n)
-    seen = (start.unsqueeze(-1) <= span) & (span <= rows.unsqueeze(-1))
-    chosen = at + window * torch.arange(len(span), device=obs.device)
-    second, both = (s.flatten(1)[:, chosen] for s in (second, first * second))  # (2, C, n)
-    at, qp = at.expand(block.heads, -1, -1), q @ k_p.mT
-    score = both * (q.unsqueeze(1) @ k_x.mT + qp.gather(-1, at).unsqueeze(1))
-    score = (score + second * (q @ k_c.mT).unsqueeze(1) + (q @ k_b.mT).unsqueeze(1)).masked_fill(~seen, -torch.inf)
-    weight = score.transpose(1, 2).flatten(2).softmax(-1).unflatten(-1, (2, -1)).transpose(1, 2)
-    y = (weight * both @ v_x).sum(1) + torch.zeros_like(qp).scatter_add(-1, at, (weight * both).sum(1)) @ v_p
-    y = y + (weight * second).sum((1, 3)).unsqueeze(-1) * v_c + v_b  # (H, C, d)
-    return model.reward(block.finish(last, y.transpose(0, 1).flatten(1)))
 
 
 if __name__ == "__main__":

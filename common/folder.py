@@ -154,8 +154,9 @@ class Run:
         """The checkpoint's state or, where there is none, `fresh`. InputError: it holds other tensors than `fresh`."""
         if self.checkpoint is None:
             return fresh
-        check_alike(self.folder / "checkpoint.pt", self.checkpoint["state"], fresh)
-        return self.checkpoint["state"]
+        state = {"step": torch.tensor(float(self.step)), **self.checkpoint["state"]}  # older ones do not hold it
+        check_alike(self.folder / "checkpoint.pt", state, fresh)
+        return state
 
     def begin(self, fingerprints: dict[str, str], device: torch.device, track: bool) -> None:
         """Resume what was found, or erase the folder; write config.json and open the logs.

@@ -1,7 +1,6 @@
 """Episodes and their evaluation over worker processes, and videos.
 
-Nothing here imports torch, so that a worker starts in a second and stays small: the actor travels as numpy arrays, and
-with it the script's own function `act`.
+Nothing here imports torch, so that workers that build data start in a second and stay small.
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ VP9 = "-crf 30 -b:v 0 -deadline realtime -cpu-used 8".split()
 """ffmpeg's options for a WebM. Browsers bring VP9 along; for H.264 Firefox on Linux needs the system's libavcodec"""
 EPISODE_TIMEOUT = 600
 """seconds without a finished episode after which the workers count as hung"""
-Actor = dict[str, np.ndarray]
-Act = Callable[[Actor, np.ndarray], np.ndarray]  # a script's `act`: its actor's arrays, (O,) -> (A,)
+Act = Callable[[np.ndarray], np.ndarray]  # what acts in an episode: (O,) -> (A,), such as common.actors.Actor
 
 
 # ---------------------------------------------------------------- episodes, inside a worker
@@ -61,7 +59,7 @@ def success_of(info: dict) -> float | None:
     return None
 
 
-def rollout(task: Task, act: Act, actor: Actor, seed: int, video: Path | None = None) -> dict:
+def rollout(task: Task, act: Act, seed: int, video: Path | None = None) -> dict:
     """One episode. It ends at the first observation, action or reward that is not finite, and its return is NaN.
 
     Returns:
@@ -74,7 +72,7 @@ def rollout(task: Task, act: Act, actor: Actor, seed: int, video: Path | None = 
     while not (done or fault):
         if video is not None and steps % RENDER_EVERY == 0:
             frames.append(sim.render())
-        action = act(actor, obs)
+        action = act(obs)
         if fault := not_finite(steps, action=action):
             break
         obs, reward, terminated, truncated, info = sim.step(action)
@@ -238,16 +236,7 @@ def require_rendering(workers: Workers, task: Task, flag: str = "--capture-video
         raise InputError(f"{flag}: MUJOCO_GL={os.environ.get('MUJOCO_GL', '')} cannot render ({why}); {remedy}")
 
 
-def travelling(act: Act) -> Act:
-    """`act`, sent to workers by its code. By its name, a worker would import the script and with it torch."""
-    if act.__module__ != "__main__" and act.__module__ in sys.modules:
-        import cloudpickle
-
-        cloudpickle.register_pickle_by_value(sys.modules[act.__module__])
-    return act
-
-
-def evaluate(workers: Workers, task: Task, act: Act, actors: list[Actor], seeds: list[int], step: int, episodes: int,
+def evaluate(workers: Workers, task: Task, actors: list[Act], seeds: list[int], step: int, episodes: int,
              videos: list[Path] | None = None) -> list[dict]:  # fmt: skip
     """Evaluate one actor a seed for `episodes` episodes each, spread over the workers.
 
@@ -260,7 +249,7 @@ def evaluate(workers: Workers, task: Task, act: Act, actors: list[Actor], seeds:
     """
     starts = [[start_of_evaluation(seed, step, i) for i in range(episodes)] for seed in seeds]
     jobs = [
-        (task, travelling(act), actor, start, videos[k] if videos and i == 0 else None)
+        (task, actor, start, videos[k] if videos and i == 0 else None)
         for k, actor in enumerate(actors) for i, start in enumerate(starts[k])
     ]  # fmt: skip
     results, rows = workers.run(rollout, jobs), []

@@ -16,11 +16,12 @@ import torch
 from tqdm import tqdm
 
 from common import data, suites
+from common.actors import Actor, Policy
 from common.buffers import PreferenceBuffer, ReplayBuffer
 from common.cli import Signals, compiled, setup_device
 from common.files import Interrupted, NotFinite
 from common.folder import Run, headline
-from common.rollouts import Act, Workers, available_cpus, evaluate, require_rendering
+from common.rollouts import Workers, available_cpus, evaluate, require_rendering
 from common.states import leaves, save, tree_map, unstack
 
 CHECKPOINT_EVERY = 60
@@ -137,14 +138,14 @@ class Runs:
             run.save_checkpoint(step, own)
         self.saved = self.since = time.perf_counter()
 
-    def evaluate(self, step: int, actor: dict, act: Act) -> None:
-        """Where an evaluation is due: episodes of `act` with every seed's actor, logged; best.pt if it is the best."""
+    def evaluate(self, step: int, actor: dict, policy: Policy) -> None:
+        """Where an evaluation is due: episodes of `policy` with every seed's actor, logged; best.pt for the best."""
         if not self.evaluation_due(step) or all(run.evaluated(step) for run in self.runs):
             return
         began, actors = time.perf_counter(), unstack(actor, len(self.runs))
-        arrays = [tree_map(lambda p: p.float().cpu().numpy(), own) for own in actors]
+        acting = [Actor(policy, tree_map(lambda p: p.float().cpu().numpy(), own)) for own in actors]
         videos = [run.folder / "videos" / f"step-{step:07d}.mp4" for run in self.runs]
-        rows = evaluate(self.workers, self.task, act, arrays, self.seeds, step, self.args.eval_episodes,
+        rows = evaluate(self.workers, self.task, acting, self.seeds, step, self.args.eval_episodes,
                         videos if self.args.capture_video else None)  # fmt: skip
         for run, row, own in zip(self.runs, rows, actors, strict=True):
             run.time["eval"] += time.perf_counter() - began

@@ -10,14 +10,12 @@ action = act(obs)
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import importlib.util
 import io
 import logging
 import sys
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -29,9 +27,10 @@ from scipy import stats
 from tqdm import tqdm
 
 from common import suites
+from common.actors import Actor, mean_action
 from common.cli import parse_args, user_errors
 from common.files import InputError, atomic
-from common.rollouts import Act, Actor, Workers, available_cpus, columns, require_rendering, rollout, travelling
+from common.rollouts import Workers, available_cpus, columns, require_rendering, rollout
 from common.seeds import seed_of
 from common.states import read_saved
 
@@ -98,22 +97,18 @@ def load_script(algorithm: str):
     return importlib.import_module(f"algorithms.{algorithm}")
 
 
-def load_act(algorithm: str) -> Act:
-    """The function `act` of algorithms/ALGORITHM.py."""
-    return load_script(algorithm).act
-
-
 def read_actor(path: Path) -> tuple[dict, Actor]:
-    """What best.pt or final.pt says, and its actor's arrays. InputError: it is no such file."""
+    """What best.pt or final.pt says, and its actor. InputError: it is no such file, or its script is not there."""
     if not path.is_file():
         ending = "is a folder; name a best.pt or final.pt in it"
         where = ending if path.is_dir() else "no such file; name a best.pt or final.pt"
         raise InputError(f"{path}: {where}")
     saved = read_saved(path, ("algorithm", "env", "step", "actor"), "name a best.pt or final.pt")
-    return saved, {name: p.float().numpy() for name, p in saved["actor"].items()}
+    arrays = {name: p.float().numpy() for name, p in saved["actor"].items()}
+    return saved, Actor(load_script(saved["algorithm"]).policy, arrays)
 
 
-def load_actor(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
+def load_actor(path: str | Path) -> Actor:
     """A policy to take away: `action = load_actor("best.pt")(obs)`.
 
     Returns:
@@ -122,34 +117,30 @@ def load_actor(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
     Raises:
         InputError: the file is no best.pt or final.pt, or its script is not there.
     """
-    saved, actor = read_actor(Path(path))
-    return functools.partial(load_act(saved["algorithm"]), actor)
+    return read_actor(Path(path))[1]
 
 
 class Mean(torch.nn.Module):
-    """A script's `policy` as a module: obs (batch, O) -> the mean action (batch, A), clipped to [-1, 1] as in `act`."""
+    """An actor as a module: obs (batch, O) -> the mean action (batch, A)."""
 
-    def __init__(self, policy, actor: Actor):
+    def __init__(self, actor: Actor):
         super().__init__()
-        self.policy = policy
-        for name, array in actor.items():
-            self.register_buffer(name, torch.from_numpy(array).unsqueeze(0))
+        self.policy = actor.policy
+        for name, p in actor.params.items():
+            self.register_buffer(name, p)
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        mean = self.policy(
-            dict(self.named_buffers()), obs.unsqueeze(0)
-        )  # (1, batch, A), or a tuple that begins with it
-        return (mean[0] if isinstance(mean, tuple) else mean)[0].clamp(-1, 1)
+        return mean_action(self.policy, dict(self.named_buffers()), obs.unsqueeze(0))[0]
 
 
 def export(path: Path, saved: dict, actor: Actor, obs_dim: int) -> float:
     """Write an actor as ONNX: float32 `obs` (batch, O) -> `action` (batch, A).
 
     Returns:
-        The largest difference from `act` over 1,000 random observations.
+        The largest difference from the actor itself over 1,000 random observations.
 
     Raises:
-        InputError: the packages are missing, there is no such folder, or the file's actions are not those of `act`.
+        InputError: the packages are missing, there is no such folder, or the file's actions are not the actor's.
     """
     try:
         import onnxruntime
@@ -160,21 +151,19 @@ def export(path: Path, saved: dict, actor: Actor, obs_dim: int) -> float:
         raise InputError(f"--export: needs {error.name}; pip install {' '.join(packages.split())}") from None
     if not path.parent.is_dir():
         raise InputError(f"--export {path}: no such folder; make {path.parent} first")
-    script, batch = load_script(saved["algorithm"]), torch.export.Dim("batch")
+    batch = torch.export.Dim("batch")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with atomic(path) as partial, warnings.catch_warnings(action="ignore"):
         with contextlib.redirect_stdout(io.StringIO()):
             torch.onnx.export(
-                Mean(script.policy, actor), (torch.zeros(2, obs_dim),), partial, input_names=["obs"], dynamo=True,
+                Mean(actor), (torch.zeros(2, obs_dim),), partial, input_names=["obs"], dynamo=True,
                 output_names=["action"], dynamic_shapes=({0: batch},), opset_version=OPSET, external_data=False,
             )  # fmt: skip
         session = onnxruntime.InferenceSession(partial.read_bytes(), providers=["CPUExecutionProvider"])
         obs = np.random.default_rng(0).normal(size=(1000, obs_dim)).astype(np.float32)
-        error = float(np.abs(session.run(None, {"obs": obs})[0] - script.act(actor, obs)).max())
+        error = float(np.abs(session.run(None, {"obs": obs})[0] - actor(obs)).max())
         if not error <= EXPORT_ERROR:
-            raise InputError(
-                f"--export: policy and act of {saved['algorithm']}.py differ by {error:.2g}; make them one"
-            )
+            raise InputError(f"--export: ONNX computes other actions than {saved['algorithm']}.py, by {error:.2g}")
     return error
 
 
@@ -199,7 +188,6 @@ def main(args: EvaluateArgs) -> list[dict[str, np.ndarray]]:
     """Print mean and interval of success, score, return and length. Returns every episode's, one dict an actor."""
     loaded = [read_actor(path) for path in args.actors]
     tasks = [suites.resolve(saved["env"], saved.get("max_episode_steps", 0)) for saved, _ in loaded]
-    acts = [load_act(saved["algorithm"]) for saved, _ in loaded]
     if not loaded:
         raise InputError("no actor; name a best.pt or final.pt in a seed's folder")
     for path, task in zip(args.actors, tasks, strict=True):
@@ -211,13 +199,13 @@ def main(args: EvaluateArgs) -> list[dict[str, np.ndarray]]:
             raise InputError(f"--export: takes one actor, not {len(loaded)}")
         error = export(Path(args.export), *loaded[0], tasks[0].obs_dim)
         print(f"{args.export}: opset {OPSET}, obs (batch, {tasks[0].obs_dim}) -> action (batch, {tasks[0].act_dim}); "
-              f"differs from act by {error:.1e} at most")  # fmt: skip
+              f"differs from the actor by {error:.1e} at most")  # fmt: skip
         return []
     workers = Workers(args.workers or available_cpus())
     jobs, seeds = [], [seed_of(args.seed, i) for i in range(args.episodes)]
-    for path, task, act, (_, actor) in zip(args.actors, tasks, acts, loaded, strict=True):
+    for path, task, (_, actor) in zip(args.actors, tasks, loaded, strict=True):
         name = str(path.parent / "videos" / path.stem)
-        jobs += [(task, travelling(act), actor, seed, Path(f"{name}-episode-{i}.mp4") if i < args.video else None)
+        jobs += [(task, actor, seed, Path(f"{name}-episode-{i}.mp4") if i < args.video else None)
                  for i, seed in enumerate(seeds)]  # fmt: skip
     try:
         if args.video:
