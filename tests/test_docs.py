@@ -82,12 +82,12 @@ def test_sentences_are_short(page):
 
 
 def test_readme_shows_the_results_of_the_report():
-    """README has one row a task of the report at the paper's budget: seeds, and `final / paper` of each method."""
+    """README has one row a task of the report at the paper's budget: seeds, and `final / best` of each method."""
     row = r"^\| ([\w-]+) \| 4000 \| (\w+) \| (\d+) \| 200000 \| success, % \| ([\d.]+)[^|]* \| ([\d.]+) \|"
     found: dict[str, dict] = {}
     page = (REPOSITORY / "docs/results.md").read_text()
-    for task, method, seeds, final, paper in re.findall(row, page, re.MULTILINE):
-        found.setdefault(task, {})[method] = int(seeds), f"{final} / {paper}"
+    for task, method, seeds, final, best in re.findall(row, page, re.MULTILINE):
+        found.setdefault(task, {})[method] = int(seeds), f"{final} / {best}"
     methods = list(dict.fromkeys(method for runs in found.values() for method in runs))
     rows = [["task", "seeds", *methods], ["---"] * (2 + len(methods))]
     for task, runs in found.items():
