@@ -217,6 +217,7 @@ def test_tables_go_into_a_document(runs, tmp_path):
     report.main(ReportArgs((runs,), tmp_path / "out", into=str(page)))
     text = page.read_text()
     assert text.startswith("before\n<!-- report -->\n\n| task |") and "stale" not in text
+    assert "| drawer-open-v2 | 500 |" in text and "| 2nd |" not in text and "| argument |" not in text  # one table
     assert text.endswith("\n<!-- end of report -->\nafter\n<!-- end of report -->\n")
     page.write_text("nothing here")
     with pytest.raises(InputError, match="has no lines"):

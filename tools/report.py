@@ -57,7 +57,8 @@ class ReportArgs:
     metric: str = ""
     """success, score or return_mean; empty: the first of score, success and return_mean that there is"""
     into: str = ""
-    """Markdown file whose lines between `<!-- report -->` and `<!-- end of report -->` become the tables"""
+    """Markdown file whose lines between `<!-- report -->` and `<!-- end of report -->` become the first table
+    and the note"""
     reward: str = ""
     """reward.csv of tools.reward, whose accuracies and correlations a further table puts beside the results"""
     smooth: Annotated[int, "[1, inf)"] = 1
@@ -380,9 +381,7 @@ def note(seeds: list[Seed], smooth: int) -> str:
         f"Best: the maximum over training of the seeds' mean curve{averaged}. The original's plotter prints it; it is "
         "biased upwards. Last: the evaluation at the last step. Best per seed: the mean of each seed's best "
         "evaluation, biased upwards even more. In brackets: 95 % bootstrap interval over seeds. Of 3 seeds it is the "
-        "lowest and the highest, and holds the true mean 3 times in 4, not 95 in 100; of 2 seeds, 1 time in 2. The "
-        "interquartile mean leaves out the lowest and the highest quarter of all runs; its interval resamples the "
-        "seeds of each task. "
+        "lowest and the highest, and holds the true mean 3 times in 4, not 95 in 100; of 2 seeds, 1 time in 2. "
         f"Episodes of an evaluation: {', '.join(map(str, episodes))}. Code: {code}."
         + (
             f" Steps with * are of runs of which evaluations are left out, as they were not finite: {lost}."
@@ -574,7 +573,9 @@ def main(args: ReportArgs) -> list[Path]:
         raise InputError("--x pairs: no method has runs with more than one number of pairs on a task")
     if args.x == "wall-clock" and not any(seed.curve.seconds.notna().all() for seed in seeds):
         raise InputError("--x wall-clock: no run has a time.csv")
-    tables = [("", main_table(groups, args.smooth)), ("Interquartile mean over tasks and seeds", iqm_table(groups)),
+    iqm = ("Interquartile mean over tasks and seeds, without the lowest and the highest quarter of all runs; its "
+           "interval resamples the seeds of each task")  # fmt: skip
+    tables = [("", main_table(groups, args.smooth)), (iqm, iqm_table(groups)),
               ("Mean of each fifth of training, and the mean change between successive evaluations of the second half",
                stability_table(groups)),
               ("By the value of an argument, all others alike", ablation_table(seeds))]  # fmt: skip
@@ -591,9 +592,9 @@ def main(args: ReportArgs) -> list[Path]:
     (args.out / "tables.tex").write_text("\n\n".join(latex(rows) for _, rows in tables) + f"\n% {explained}\n")
     paths = [args.out / "tables.md", args.out / "tables.tex"]
     if args.into:
-        before, _, rest = document.partition(begin)
+        first, (before, _, rest) = markdown(tables[0][1]), document.partition(begin)
         with atomic(Path(args.into)) as partial:
-            partial.write_text(f"{before}{begin}\n\n{text}\n\n{explained}\n\n{end}{rest.partition(end)[2]}")
+            partial.write_text(f"{before}{begin}\n\n{first}\n\n{explained}\n\n{end}{rest.partition(end)[2]}")
     if args.x != "pairs":
         paths += curves(groups, args.x, args.smooth, args.out)
     if by_pairs(groups):
