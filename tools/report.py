@@ -247,13 +247,13 @@ def together(seeds: list[Seed], column: str = "value") -> pd.DataFrame:
 
 def main_table(groups: dict, smooth: int) -> list[list[str]]:
     """One row a group; `note` explains the columns."""
-    rows = [["task", "pairs", "method", "seeds", "steps", "metric", "final", "best", "last", "best per seed"]]
+    rows = [["task", "pairs", "method", "seeds", "steps", "metric", "final", "best", "last"]]
     for (env, pairs, method), seeds in groups.items():
         mean = together(seeds).mean(axis=1)
         best = f"{mean.rolling(min(smooth, len(mean))).mean().max():.1f}" if len(mean) else ""  # no step in common
-        final, last, highest = np.array([(s.final, s.curve.value.iloc[-1], s.curve.value.max()) for s in seeds]).T
+        final, last = np.array([(seed.final, seed.curve.value.iloc[-1]) for seed in seeds]).T
         rows.append([env, str(pairs or "all"), method, str(len(seeds)), span(seeds), NAMES[seeds[0].metric],
-                     cell(final), best, cell(last), cell(highest)])  # fmt: skip
+                     cell(final), best, cell(last)])  # fmt: skip
     return rows
 
 
@@ -374,26 +374,29 @@ def note(seeds: list[Seed], smooth: int) -> str:
                      for commit, count in sorted(commits.items()))  # fmt: skip
     late = sorted({len(seed.late) for seed in seeds})
     lost = "; ".join(f"{seed.folder} at {', '.join(map(str, seed.dropped))}" for seed in seeds if seed.dropped)
+    left_out = f" Steps with * are of runs without the evaluations that were not finite: {lost}." if lost else ""
     averaged = "" if smooth == 1 else f", after a moving average over {smooth} evaluations"
     return (
         "Final: the mean of a seed's evaluations in the last tenth of training, averaged over seeds. "
         f"Evaluations in that tenth: {', '.join(map(str, late))}. "
-        f"Best: the maximum over training of the seeds' mean curve{averaged}. The original's plotter prints it; it is "
-        "biased upwards. Last: the evaluation at the last step. Best per seed: the mean of each seed's best "
-        "evaluation, biased upwards even more. In brackets: 95 % bootstrap interval over seeds. Of 3 seeds it is the "
-        "lowest and the highest, and holds the true mean 3 times in 4, not 95 in 100; of 2 seeds, 1 time in 2. "
-        f"Episodes of an evaluation: {', '.join(map(str, episodes))}. Code: {code}."
-        + (
-            f" Steps with * are of runs of which evaluations are left out, as they were not finite: {lost}."
-            if lost
-            else ""
-        )
+        f"Best: the maximum over training of the seeds' mean curve{averaged}, as the original's plotter prints it; it "
+        "is biased upwards. Last: the evaluation at the last step. In brackets: 95 % bootstrap interval over seeds. Of "
+        "3 seeds it is the lowest and the highest, and holds the true mean 3 times in 4, not 95 in 100; of 2, 1 in 2. "
+        f"Episodes of an evaluation: {', '.join(map(str, episodes))}. Code: {code}.{left_out}"
     )
 
 
 def markdown(rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "| " + " | ".join("---" for _ in rows[0]) + " |", *lines[1:]])
+
+
+def for_page(rows: list[list[str]]) -> str:
+    """The main table, where what is the same in all rows stands in a line above it."""
+    same = [k for k, column in enumerate(zip(*rows[1:], strict=True))
+            if rows[0][k] in ("pairs", "steps", "metric") and len(set(column)) == 1]  # fmt: skip
+    line = "; ".join(f"{rows[0][k]}: {rows[1][k]}" for k in same)
+    return (f"{line}\n\n" if line else "") + markdown([[c for k, c in enumerate(r) if k not in same] for r in rows])
 
 
 def latex(rows: list[list[str]]) -> str:
@@ -592,7 +595,7 @@ def main(args: ReportArgs) -> list[Path]:
     (args.out / "tables.tex").write_text("\n\n".join(latex(rows) for _, rows in tables) + f"\n% {explained}\n")
     paths = [args.out / "tables.md", args.out / "tables.tex"]
     if args.into:
-        first, (before, _, rest) = markdown(tables[0][1]), document.partition(begin)
+        first, (before, _, rest) = for_page(tables[0][1]), document.partition(begin)
         with atomic(Path(args.into)) as partial:
             partial.write_text(f"{before}{begin}\n\n{first}\n\n{explained}\n\n{end}{rest.partition(end)[2]}")
     if args.x != "pairs":
