@@ -18,7 +18,7 @@ Differences from the original code (github.com/jhejna/cpl):
     [D2] an epoch's last, partial batch of pairs is dropped, so that every batch has the same shape.
     [D5] pairs are the first of one generated dataset (common/suites/metaworld.py), not of the released files.
     [D16] networks, learning rate, pairs a step and updates are those of the other scripts here, so that a comparison
-         compares methods; the original's: docs/running.md.
+         compares methods; the original's: docs/choosing.md.
     [D17] --warmup-steps: the original's 10,000, times the share of its updates that is left (200,000 of 500,000).
 """
 

@@ -1,4 +1,4 @@
-"""What happens when things go wrong: faults done to the real scripts as real processes. docs/running.md has the table.
+"""What happens when things go wrong: faults done to the real scripts as real processes. docs/faults.md has the table.
 
 The quick part runs with every `pytest`; `pytest -m slow tests/test_faults.py` is the long one.
 """

@@ -56,7 +56,7 @@ def test_method_learns_drawer_open(tmp_path, script, steps, seeds, more):
 @pytest.mark.parametrize("script", ["cpl", "bc"])
 def test_cloning_and_cpl_learn_drawer_open(tmp_path, script):
     """`pytest -m slow tests/test_learning.py -k cloning`: 4,000 pairs, three seeds. Seen: cpl 0.00, 1.00, 1.00; bc
-    0.80, 1.00, 0.45. docs/differences.md says why CPL is not above cloning here."""
+    0.80, 1.00, 0.45. docs/choosing.md says why CPL is not above cloning here."""
     arguments = ["--total-steps", 10_000, "--eval-every", 10_000, "--num-seeds", 3]
     arguments += ["--bc-steps", 4000, "--warmup-steps", 400] if script == "cpl" else []
     success = last_success(tmp_path, script, *arguments)

@@ -34,9 +34,10 @@ from tools.evaluate import bootstrap
 NAMES = {"score": "D4RL score", "success": "success, %", "return_mean": "return"}  # of the metrics, the first counts
 SCALE = {"success": 100.0}  # shown in percent
 UNSET = "unset"  # an argument that there was not yet when a run was made
-METHODS = ("ipl_iql", "mr_iql", "ipl_awac", "ipl_xql", "pt_iql", "iql", "cpl", "bc")  # look the same in all pictures
-# Okabe and Ito's colours, told apart by the colour-blind; dashes and markers tell them apart in grey print.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+METHODS = ("ipl_iql", "mr_iql", "ipl_awac", "ipl_xql", "pt_iql", "iql", "cpl", "bc",
+           "bc --use-replay")  # look the same in all pictures  # fmt: skip
+# Okabe and Ito's colours and a brown, told apart by the colour-blind; dashes and markers do so in grey print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#7F4A1E")
 DASHES, MARKERS = ("", (4, 1.5), (4, 1.2, 1, 1.2), (1, 1)), ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -56,11 +57,12 @@ class ReportArgs:
     metric: str = ""
     """success, score or return_mean; empty: the first of score, success and return_mean that there is"""
     into: str = ""
-    """Markdown file whose lines between `<!-- report -->` and `<!-- end of report -->` become the tables"""
+    """Markdown file whose lines between `<!-- report -->` and `<!-- end of report -->` become the first table
+    and the note"""
     reward: str = ""
     """reward.csv of tools.reward, whose accuracies and correlations a further table puts beside the results"""
     smooth: Annotated[int, "[1, inf)"] = 1
-    """evaluations in the moving average of `paper`; the curves are averaged over at least a sixteenth of training"""
+    """evaluations in the moving average of `best`; the curves are averaged over at least a sixteenth of training"""
 
 
 @dataclass
@@ -73,11 +75,8 @@ class Seed:
     metric: str
     episodes: int  # of the last evaluation
     commit: str  # of the code; with a + where files were changed
-
-    @property
-    def step(self) -> int:
-        """Of the last evaluation."""
-        return int(self.curve.index[-1])
+    step: int  # of the last evaluation, also where it is dropped
+    dropped: tuple[int, ...] = ()  # steps of the evaluations that were not finite; they are not in the curve
 
     @property
     def finished(self) -> bool:
@@ -85,8 +84,9 @@ class Seed:
 
     @property
     def late(self) -> pd.Series:
-        """The evaluations in the last tenth of training; the last alone where that tenth holds no other."""
-        return self.curve.value[10 * (self.step - self.curve.index) < max(self.step, 1)]
+        """The evaluations in the last tenth of training; the last alone where that tenth holds none."""
+        late = self.curve.value[10 * (self.step - self.curve.index) < max(self.step, 1)]
+        return late if len(late) else self.curve.value.tail(1)
 
     @property
     def final(self) -> float:
@@ -113,16 +113,20 @@ def read_seed(folder: Path, metric: str) -> Seed:
     rows = rows.dropna(subset=metric)
     if rows.empty:
         raise InputError(f"eval.csv has no {metric} yet")
-    curve = pd.DataFrame({"value": rows[metric].astype(float).to_numpy() * SCALE.get(metric, 1.0)},
-                         index=rows["step"].astype(int).rename("step"))  # fmt: skip
-    if not np.isfinite(curve.value).all():
-        raise InputError(f"eval.csv holds a {metric} that is not finite")
+    steps = rows["step"].astype(int)
+    results = rows.reindex(columns=list(NAMES)).fillna("0").astype(float)  # an empty cell is not a NaN
+    finite = np.isfinite(results).all(axis=1)
+    if not finite.any():
+        raise InputError("eval.csv has no evaluation that is finite")
+    value = results.loc[finite, metric].to_numpy() * SCALE.get(metric, 1.0)
+    curve = pd.DataFrame({"value": value}, index=steps[finite])
     curve["seconds"] = np.nan
     with contextlib.suppress(OSError, ValueError, KeyError):
         times = pd.read_csv(folder / "time.csv", index_col="step").filter(like="time/").sum(axis=1)
         curve["seconds"] = times[~times.index.duplicated(keep="last")].reindex(curve.index)
     commit = str(config.get("git_commit"))[:7] + ("+" if config.get("git_dirty") else "")
-    return Seed(folder, args, curve, metric, int(rows["episodes"].iloc[-1]), commit)
+    episodes = int(rows["episodes"].iloc[-1])
+    return Seed(folder, args, curve, metric, episodes, commit, int(steps.iloc[-1]), tuple(steps[~finite]))
 
 
 def read_seeds(args: ReportArgs) -> list[Seed]:
@@ -172,6 +176,13 @@ def words(value) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def flag(name: str, value) -> str:
+    """An argument as part of a method's name; a switch that is off leaves no word."""
+    if isinstance(value, bool):
+        return f"--{name.replace('_', '-')}" if value else ""
+    return f"{name}={words(value)}"
+
+
 def suite(env: str) -> str:
     """The suite of an environment, or its own name where this code does not know it."""
     with contextlib.suppress(InputError):
@@ -195,9 +206,9 @@ def group(seeds: list[Seed]) -> dict[tuple[str, int, str], list[Seed]]:
     groups = defaultdict(list)
     for seed in sorted(seeds, key=lambda seed: (seed.args["seed"], -seed.step)):  # of twins the longer one
         method, env = seed.args["algorithm"], seed.args["env"]
-        own = [f"{name}={words(seed.args.get(name, UNSET))}" for name in names
+        own = [flag(name, seed.args.get(name, UNSET)) for name in names
                if {(method, env, name), (method, suite(env), name)} & varied]  # fmt: skip
-        key = env, seed.args["num_preferences"], " ".join([method, *own])
+        key = env, seed.args["num_preferences"], " ".join([method, *filter(None, own)])
         twin = next((other for other in groups[key] if other.args["seed"] == seed.args["seed"]), None)
         if twin:
             print(f"warning: {seed.folder}: skipped, the same seed and arguments as {twin.folder}", file=sys.stderr)
@@ -225,7 +236,8 @@ def unfinished(seeds: list[Seed]) -> str:
 def span(seeds: list[Seed]) -> str:
     """The steps at which seeds stand."""
     steps = sorted({seed.step for seed in seeds})
-    return (str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}") + unfinished(seeds)
+    mark = "*" if any(seed.dropped for seed in seeds) else ""
+    return (str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}") + mark + unfinished(seeds)
 
 
 def together(seeds: list[Seed], column: str = "value") -> pd.DataFrame:
@@ -235,13 +247,13 @@ def together(seeds: list[Seed], column: str = "value") -> pd.DataFrame:
 
 def main_table(groups: dict, smooth: int) -> list[list[str]]:
     """One row a group; `note` explains the columns."""
-    rows = [["task", "pairs", "method", "seeds", "steps", "metric", "final", "paper", "last", "best per seed"]]
+    rows = [["task", "pairs", "method", "seeds", "steps", "metric", "final", "best", "last"]]
     for (env, pairs, method), seeds in groups.items():
         mean = together(seeds).mean(axis=1)
-        paper = mean.rolling(min(smooth, len(mean))).mean().max()
-        final, last, best = np.array([(s.final, s.curve.value.iloc[-1], s.curve.value.max()) for s in seeds]).T
+        best = f"{mean.rolling(min(smooth, len(mean))).mean().max():.1f}" if len(mean) else ""  # no step in common
+        final, last = np.array([(seed.final, seed.curve.value.iloc[-1]) for seed in seeds]).T
         rows.append([env, str(pairs or "all"), method, str(len(seeds)), span(seeds), NAMES[seeds[0].metric],
-                     cell(final), f"{paper:.1f}", cell(last), cell(best)])  # fmt: skip
+                     cell(final), best, cell(last)])  # fmt: skip
     return rows
 
 
@@ -361,23 +373,30 @@ def note(seeds: list[Seed], smooth: int) -> str:
     code = ", ".join(f"{commit.removesuffix('+')} ({count} runs{', files changed' if commit[-1] == '+' else ''})"
                      for commit, count in sorted(commits.items()))  # fmt: skip
     late = sorted({len(seed.late) for seed in seeds})
+    lost = "; ".join(f"{seed.folder} at {', '.join(map(str, seed.dropped))}" for seed in seeds if seed.dropped)
+    left_out = f" Steps with * are of runs without the evaluations that were not finite: {lost}." if lost else ""
     averaged = "" if smooth == 1 else f", after a moving average over {smooth} evaluations"
     return (
         "Final: the mean of a seed's evaluations in the last tenth of training, averaged over seeds. "
         f"Evaluations in that tenth: {', '.join(map(str, late))}. "
-        f"Paper: the maximum over training of the seeds' mean curve{averaged}. The original's plotter prints it; it is "
-        "biased upwards. Last: the evaluation at the last step. Best per seed: the mean of each seed's best "
-        "evaluation, biased upwards even more. In brackets: 95 % bootstrap interval over seeds. Of 3 seeds it is the "
-        "lowest and the highest, and holds the true mean 3 times in 4, not 95 in 100; of 2 seeds, 1 time in 2. The "
-        "interquartile mean leaves out the lowest and the highest quarter of all runs; its interval resamples the "
-        "seeds of each task. "
-        f"Episodes of an evaluation: {', '.join(map(str, episodes))}. Code: {code}."
+        f"Best: the maximum over training of the seeds' mean curve{averaged}, as the original's plotter prints it; it "
+        "is biased upwards. Last: the evaluation at the last step. In brackets: 95 % bootstrap interval over seeds. Of "
+        "3 seeds it is the lowest and the highest, and holds the true mean 3 times in 4, not 95 in 100; of 2, 1 in 2. "
+        f"Episodes of an evaluation: {', '.join(map(str, episodes))}. Code: {code}.{left_out}"
     )
 
 
 def markdown(rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "| " + " | ".join("---" for _ in rows[0]) + " |", *lines[1:]])
+
+
+def for_page(rows: list[list[str]]) -> str:
+    """The main table, where what is the same in all rows stands in a line above it."""
+    same = [k for k, column in enumerate(zip(*rows[1:], strict=True))
+            if rows[0][k] in ("pairs", "steps", "metric") and len(set(column)) == 1]  # fmt: skip
+    line = "; ".join(f"{rows[0][k]}: {rows[1][k]}" for k in same)
+    return (f"{line}\n\n" if line else "") + markdown([[c for k, c in enumerate(r) if k not in same] for r in rows])
 
 
 def latex(rows: list[list[str]]) -> str:
@@ -389,9 +408,9 @@ def latex(rows: list[list[str]]) -> str:
 
 # ---------------------------------------------------------------- pictures
 def look(methods: set[str]) -> dict:
-    """seaborn's colour, dashes and marker of each method, no two alike among 32."""
+    """seaborn's colour, dashes and marker of each method, no two alike among 36."""
     order = enumerate([*METHODS, *sorted(methods - set(METHODS))])
-    styles = {m: (COLOURS[i % 8], DASHES[(i + i // 8) % 4], MARKERS[i % 8]) for i, m in order if m in methods}
+    styles = {m: (COLOURS[i % 9], DASHES[i % 4], MARKERS[i % 8]) for i, m in order if m in methods}
     palette, dashes, markers = ({m: style[k] for m, style in styles.items()} for k in range(3))
     return {"palette": palette, "dashes": dashes, "markers": markers, "hue_order": list(styles)}
 
@@ -486,6 +505,8 @@ def curves(groups: dict, x: str, smooth: int, out: Path) -> list[Path]:
     """Mean over seeds with its 95 % interval, a panel for each task and share of wrong labels, at one number of pairs.
     All lines, of any number of pairs, as CSV."""
     found = {key: line for key, seeds in groups.items() if len(line := curve(key[2], seeds, x, smooth))}
+    if not found:
+        return []
     lines = pd.concat(found, names=["task", "pairs", "method"]).reset_index(level=[0, 1, 2])
     lines.rename(columns={"x": "updates" if x == "step" else "seconds"}).to_csv(
         out / "curves.csv", index=False, float_format="%.6g", lineterminator="\n")  # fmt: skip
@@ -555,7 +576,9 @@ def main(args: ReportArgs) -> list[Path]:
         raise InputError("--x pairs: no method has runs with more than one number of pairs on a task")
     if args.x == "wall-clock" and not any(seed.curve.seconds.notna().all() for seed in seeds):
         raise InputError("--x wall-clock: no run has a time.csv")
-    tables = [("", main_table(groups, args.smooth)), ("Interquartile mean over tasks and seeds", iqm_table(groups)),
+    iqm = ("Interquartile mean over tasks and seeds, without the lowest and the highest quarter of all runs; its "
+           "interval resamples the seeds of each task")  # fmt: skip
+    tables = [("", main_table(groups, args.smooth)), (iqm, iqm_table(groups)),
               ("Mean of each fifth of training, and the mean change between successive evaluations of the second half",
                stability_table(groups)),
               ("By the value of an argument, all others alike", ablation_table(seeds))]  # fmt: skip
@@ -572,9 +595,9 @@ def main(args: ReportArgs) -> list[Path]:
     (args.out / "tables.tex").write_text("\n\n".join(latex(rows) for _, rows in tables) + f"\n% {explained}\n")
     paths = [args.out / "tables.md", args.out / "tables.tex"]
     if args.into:
-        before, _, rest = document.partition(begin)
+        first, (before, _, rest) = for_page(tables[0][1]), document.partition(begin)
         with atomic(Path(args.into)) as partial:
-            partial.write_text(f"{before}{begin}\n\n{text}\n\n{explained}\n\n{end}{rest.partition(end)[2]}")
+            partial.write_text(f"{before}{begin}\n\n{first}\n\n{explained}\n\n{end}{rest.partition(end)[2]}")
     if args.x != "pairs":
         paths += curves(groups, args.x, args.smooth, args.out)
     if by_pairs(groups):
