@@ -18,6 +18,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from common.files import InputError
+from common.remedies import rendering_remedy
 from common.suites.base import (
     Episode,
     Preferences,
@@ -65,7 +66,13 @@ def see_modules_here() -> None:
 
 def find(env: str, max_steps: int) -> Task:
     """Makes the environment once and reads its spaces. InputError: it cannot be made, or not be trained on."""
-    return Task("gym", env, *sizes(env, _make(env, False, max_steps), max_steps), max_steps)
+    sim = _make(env, False, max_steps)
+    return Task("gym", env, *sizes(env, sim, max_steps), max_steps, *bounds(sim.action_space))
+
+
+def bounds(action: Box) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The smallest and the largest action, in the environment's own units."""
+    return tuple(action.low.tolist()), tuple(action.high.tolist())
 
 
 def sizes(env: str, sim: gymnasium.Env, max_steps: int) -> tuple[int, int]:
@@ -111,7 +118,10 @@ def _make(env: str, render: bool, max_steps: int) -> gymnasium.Env:
         return gymnasium.make(env, disable_env_checker=True, **extra)
     except Exception as error:  # whatever the environment's constructor raises
         reason = (str(error).splitlines() or [""])[0]
-        raise InputError(f"--env {env}: cannot be made ({type(error).__name__}: {reason})") from None
+        way = rendering_remedy(reason)
+        raise InputError(
+            f"--env {env}: cannot be made ({type(error).__name__}: {reason}){way and '; ' + way}"
+        ) from None
 
 
 def score(task: Task, episode_return: float) -> None:
@@ -124,8 +134,7 @@ def remote(task: Task) -> None:
 
 
 def dataset(task: Task, folder: Path, workers, recipe: Recipe | None = None) -> Path:
-    raise InputError(f"--env {task.env}: has no data of its own; give --preferences FILE.npz (docs/data.md says how to "
-                     "make it), and --dataset FILE.hdf5 with --use-replay")  # fmt: skip
+    raise InputError(f"--env {task.env}: has no data of its own (docs/data.md says how to make them)")
 
 
 def read_transitions(path: Path, task: Task) -> Transitions:

@@ -18,7 +18,8 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Dict, MultiBinary, Tuple
 
-from common.files import InputError, check_hdf5, locked
+from common.files import InputError, locked, unreadable
+from common.remedies import remedy, rendering_remedy
 from common.suites import gym
 from common.suites.base import (
     ACTION_LIMIT,
@@ -37,6 +38,8 @@ LABELS: dict[str, dict] = {}
 read_episodes, replay = gym.read_episodes, gym.replay  # its data hold no states that pictures are made from
 SEGMENT = 50
 """steps of a segment"""
+FOLDER = "MINARI_DATASETS_PATH"
+"""what chooses Minari's folder"""
 
 
 def names() -> list[str]:
@@ -69,9 +72,11 @@ def load(env: str):
             _download(name, folder)
         _require_environment(MinariStorage.read_raw_metadata(folder / "data"))
         data = minari.load_dataset(name)
+    except InputError:
+        raise
     except Exception as error:  # each of Minari's hosts has its own
         reason = (str(error).splitlines() or [""])[0]
-        advice = "`minari list local` and `minari list remote` name those that can"
+        advice = remedy(error, flag=FOLDER) or "`minari list local` and `minari list remote` name those that can"
         raise InputError(f"--dataset {env}: cannot be had ({type(error).__name__}: {reason}); {advice}") from None
     if not (Path(data.storage.data_path) / "main_data.hdf5").exists():
         raise InputError(f'--dataset {env}: is not stored as HDF5; record it with data_format="hdf5"')
@@ -84,8 +89,7 @@ def _download(name: str, folder: Path) -> None:
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # else a line a retry
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with locked(folder, flag=FOLDER):
         if not (folder / "data").exists():
             try:
                 minari.download_dataset(name)
@@ -120,7 +124,8 @@ def find(env: str, max_steps: int, given: str = "") -> Task:
     own = data.env_spec.id if data.env_spec else None
     if given not in ("", env) and given.split(":")[-1] != own:
         raise InputError(f"--env {given}: {env} was recorded in {own}; leave --env out, or choose another --dataset")
-    obs_dim, act_dim = gym.sizes(env, _recover(env), max_steps)
+    sim = _recover(env)
+    obs_dim, act_dim = gym.sizes(env, sim, max_steps)
     if not gym.flattens(data.observation_space) or gymnasium.spaces.flatdim(data.observation_space) != obs_dim:
         raise InputError(f"--dataset {env}: has observations {data.observation_space}, which do not flatten to the "
                          f"{obs_dim} numbers of {own}")  # fmt: skip
@@ -128,7 +133,7 @@ def find(env: str, max_steps: int, given: str = "") -> Task:
     bounded = isinstance(space, Box) and np.isfinite(space.low).all() and np.isfinite(space.high).all()
     if not bounded or space.shape != (act_dim,) or (space.low == space.high).any():
         raise InputError(f"--dataset {env}: has actions {space}, which are not the {act_dim} bounded numbers of {own}")
-    task = Task("minari", env, obs_dim, act_dim, max_steps)
+    task = Task("minari", env, obs_dim, act_dim, max_steps, *gym.bounds(sim.action_space))
     score(task, 0.0)  # wrong metadata are said here, not in the first evaluation
     return task
 
@@ -142,9 +147,9 @@ def _recover(env: str, render: bool = False) -> gymnasium.Env:
             return load(env).recover_environment(render_mode="rgb_array" if render else None, disable_env_checker=True)
     except Exception as error:  # whatever the environment's constructor raises
         reason = (str(error).splitlines() or [""])[0]
-        raise InputError(
-            f"--dataset {env}: its environment cannot be made ({type(error).__name__}: {reason})"
-        ) from None
+        way = rendering_remedy(reason)
+        raise InputError(f"--dataset {env}: its environment cannot be made ({type(error).__name__}: {reason})"
+                         f"{way and '; ' + way}") from None  # fmt: skip
 
 
 def make(task: Task, render: bool = False) -> gymnasium.Env:
@@ -194,12 +199,10 @@ def read_columns(path: Path, task: Task) -> list[tuple[np.ndarray, ...]]:
     space = data.action_space
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     try:
-        check_hdf5(path)
         recorded = [(e, flatten(data.observation_space, e.observations, len(e.rewards) + 1))
                     for e in data.iterate_episodes()]  # fmt: skip
     except Exception as error:  # damaged files raise many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: cannot be read ({reason}); delete its folder, and download or record it") from None
+        raise unreadable(path, error, "delete its folder, and download or record it") from None
     for e, obs in recorded:
         steps, name = len(e.rewards), f"episode {e.id}"
         obs = check(path, f"{name}, observations", obs, (steps + 1, task.obs_dim)).astype(np.float32)
