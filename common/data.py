@@ -40,7 +40,8 @@ def find_files(args, task: Task, workers: Workers, advice: str = WITHOUT) -> tup
     files, labels = [Path(args.preferences)] if args.preferences else [], Labels(())
     if not files and args.preference_labels != "script":
         labels = suites.labels_of(task, args.preference_labels)
-        files = suites.fetch(labels, args.data_dir, workers.stop)
+        with suites.advised(advice):
+            files = suites.fetch(labels, args.data_dir, workers.stop)
     if dataset is None and (args.use_replay or not files or labels.segment):
         dataset = suites.dataset(task, args.data_dir, workers, advice)
     return files or [dataset], dataset, labels

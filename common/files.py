@@ -288,7 +288,7 @@ def _no_objects(path: Path, name: str, file) -> np.ndarray:
     except ValueError as error:
         if "Object arrays" not in str(error):
             raise
-        raise InputError(f"{path}: '{name}' holds Python objects; {ONE_ARRAY}") from None
+        raise InputError(f"{path}: '{name}' holds Python objects, not numbers; {ONE_ARRAY}") from None
 
 
 class _ArrayUnpickler(pickle._Unpickler):

@@ -28,9 +28,10 @@ What a suite does not have raises InputError and says what to do instead. No tor
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gymnasium
@@ -108,8 +109,15 @@ def dataset(task: Task, folder: Path, workers, advice: str, recipe: Recipe = Rec
     Raises:
         InputError: it cannot be had.
     """
-    try:
+    with advised(advice):
         return SUITES[task.suite].dataset(task, folder, workers, recipe)
+
+
+@contextlib.contextmanager
+def advised(advice: str) -> Iterator[None]:
+    """Ends an InputError of the block with `advice`."""
+    try:
+        yield
     except InputError as error:
         raise InputError(f"{error}; {advice}") from None
 

@@ -124,7 +124,7 @@ def check(path: Path, name: str, array: np.ndarray, shape: tuple, low=-np.inf, h
         hint = "is it a file of this environment?" if other else "docs/data.md has the shapes"
         raise InputError(f"{path}: '{name}' has shape {array.shape}, not {want}; {hint}")
     if array.dtype == object:
-        raise InputError(f"{path}: '{name}' holds Python objects; {ONE_ARRAY}")
+        raise InputError(f"{path}: '{name}' holds Python objects, not numbers; {ONE_ARRAY}")
     if np.issubdtype(array.dtype, np.complexfloating) or not (
         np.issubdtype(array.dtype, kind) or (array.dtype == bool and kind is np.number)
     ):
