@@ -18,6 +18,7 @@ A suite's file has these functions:
     read_episodes(path, task) -> list[Episode]  the offline dataset's episodes, with what `replay` needs
     replay(sim, episode, first) -> Iterator  places the environment `sim` in the episode's states from step `first` on;
                                              `obs` (O,) of each, while `sim.render()` shows it
+    REPLAYS                  bool            whether there is a `replay`
     describe(path, task)     -> list[str]    the offline dataset in a few lines
     LABELS                                   whose labels ("human", "crowd", ...) -> canonical id -> Labels
 

@@ -225,7 +225,7 @@ def pairs_of_transitions(path: Path, t: Transitions, segment: int) -> Preference
     row = first_rows(t)
     steps = np.diff(np.append(row, len(t.obs)))
     if steps.max() < segment:
-        raise InputError(f"{path}: no episode is as long as a segment, {segment} steps; take --preferences FILE")
+        raise InputError(f"{path}: no episode is as long as a segment, {segment} steps; train on --preferences FILE")
     start, label = draw_pairs(steps, row, t.reward, PAIRS, 0, segment, 1.0)
     return Preferences(t.obs, t.action, start, label, segment, t.reward)
 
@@ -335,9 +335,9 @@ def read_rows(path: Path, task: Task) -> dict[str, np.ndarray]:
     require(path, arrays, ("obs", "action", "reward", "episodes/row", "episodes/length"))
     made_for, schema = arrays["protocol"].get("env", task.env), arrays["protocol"].get("schema", SCHEMA)
     if made_for != task.env:
-        raise InputError(f"{path}: was built for {made_for}, not for {task.env}; choose another --dataset or --env")
+        raise InputError(f"{path}: was built for {made_for}, not for {task.env}; name a file of that one")
     if schema != SCHEMA:
-        raise InputError(f"{path}: has schema {schema}, this code reads {SCHEMA}; choose another --dataset")
+        raise InputError(f"{path}: has schema {schema}, this code reads {SCHEMA}; build it with this code")
     rows = len(check(path, "obs", arrays["obs"], (None, task.obs_dim)))
     arrays["action"] = check_actions(path, "action", arrays["action"], (rows, task.act_dim))
     hint_at_units(path, arrays["action"], task)

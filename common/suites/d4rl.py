@@ -122,6 +122,7 @@ LABELS = {
 }
 HORIZON = 1000
 """steps after which an episode is cut off"""
+REPLAYS = True
 SEGMENT = 100
 """steps of a segment, as long as those that people labelled"""
 

@@ -32,6 +32,7 @@ from common.suites.base import (
 )
 
 LABELS: dict[str, dict] = {}
+REPLAYS = False
 SEGMENT = 25
 """steps of a segment of an own HDF5 that does not say"""
 
@@ -86,7 +87,9 @@ def sizes(env: str, sim: gymnasium.Env, max_steps: int) -> tuple[int, int]:
     if not flattens(obs):
         raise InputError(f"--env {env}: has observations {obs}; only vectors, or what flattens to one, can be trained")
     if not (limit or max_steps):
-        raise InputError(f"--env {env}: has no time limit; give one with --max-episode-steps, or register it with one")
+        raise InputError(
+            f"--env {env}: has no time limit; register it with max_episode_steps=N, or train with --max-episode-steps N"
+        )
     sim.close()
     return gymnasium.spaces.flatdim(obs), action.shape[0]
 
@@ -153,12 +156,11 @@ def segment(task: Task) -> int:
 
 
 def read_episodes(path: Path, task: Task) -> list[Episode]:
-    raise InputError(f"--env {task.env}: its data hold no states to make pictures from; label pairs of MetaWorld, "
-                     "robomimic or D4RL")  # fmt: skip
+    raise NotImplementedError("there are no states to make pictures from")
 
 
 def replay(sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
-    raise NotImplementedError("there are no episodes: see read_episodes")
+    raise NotImplementedError("there are no states to make pictures from")
 
 
 def describe(path: Path, task: Task) -> list[str]:

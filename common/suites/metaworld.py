@@ -58,6 +58,7 @@ RELEASED = {  # task: git blob id of the 10,000 pairs that IPL's authors release
 }
 LABELS = {"released": {f"{task}-v2": released_by_ipl(f"metaworld/{task}_10000.npz", blob)
                        for task, blob in RELEASED.items()}}  # fmt: skip
+REPLAYS = True
 SEGMENT, GAMMA = 25, 0.99  # length and label discount of the preference segments
 
 

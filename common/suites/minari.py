@@ -35,7 +35,11 @@ from common.suites.base import (
 )
 
 LABELS: dict[str, dict] = {}
-read_episodes, replay = gym.read_episodes, gym.replay  # its data hold no states that pictures are made from
+REPLAYS, read_episodes, replay = (
+    gym.REPLAYS,
+    gym.read_episodes,
+    gym.replay,
+)  # its data hold no states that pictures are made from
 SEGMENT = 50
 """steps of a segment"""
 FOLDER = "MINARI_DATASETS_PATH"
@@ -261,7 +265,7 @@ def read_pairs(path: Path, task: Task) -> Preferences:
     episodes = read_columns(path, task)
     length = np.array([len(reward) for _, _, reward, _ in episodes])
     if length.max() < SEGMENT:
-        raise InputError(f"{path}: no episode is as long as a segment, {SEGMENT} steps; take --preferences FILE")
+        raise InputError(f"{path}: no episode is as long as a segment, {SEGMENT} steps; train on --preferences FILE")
     row = np.cumsum(length) - length
     obs, action, reward = (np.concatenate(c) for c in zip(*((o[:-1], a, r) for o, a, r, _ in episodes), strict=True))
     start, label = draw_pairs(length, row, reward, PAIRS, 0, SEGMENT, 1.0)

@@ -56,6 +56,7 @@ RELEASED = {  # the same pairs labelled by reward
 }
 LABELS = {whose: {env: released_by_ipl(f"preference_transformer/{name}", blob) for env, (name, blob) in files.items()}
           for whose, files in (("human", HUMAN), ("released", RELEASED))}  # fmt: skip
+REPLAYS = True
 SEGMENT = {"ph": 50, "mh": 100}
 """steps of a segment, as long as those that people labelled"""
 
@@ -166,9 +167,7 @@ def read_demos(path: Path, task: Task, groups: tuple[str, ...], extra: tuple[str
     arrays = read_arrays(path, lambda name: name.startswith("data/") and name.split("/", 2)[-1] in wanted)
     made_for = arrays.get("env_args", {}).get("env_name")
     if made_for not in (None, SIMS[task.env.split("-")[0]]):
-        raise InputError(
-            f"{path}: holds the task {made_for}, not that of {task.env}; choose another --dataset or --env"
-        )
+        raise InputError(f"{path}: holds the task {made_for}, not that of {task.env}; name a file of that one")
     if made := other_simulator(arrays.get("env_args", {})):
         warn(f"{path}: was recorded with {', '.join(made)}: what is learned from it may not hold in this simulator")
     names = list(dict.fromkeys(name.split("/")[1] for name in arrays if name.startswith("data/")))
