@@ -61,8 +61,8 @@ def writer(path: str | Path | None) -> str:
     return next((f"process {words[4]}" for words in found if words[5].endswith(f":{inode}")), "another process")
 
 
-def rendering_remedy(said: str) -> str:
-    """The way out of an error of OpenGL or of an environment's `render`, by its text; empty: it is neither's."""
+def simulator_remedy(said: str) -> str:
+    """The way out of what stops an environment that is made or rendered, by the error's text; empty: none is known."""
     gl, device = (os.environ.get(name, "") for name in ("MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID"))
     if "MUJOCO_EGL_DEVICE_ID" in said or re.search(r"invalid literal for int\(\).*'(GPU-.*|MIG-.*|)'$", said):
         return ("EGL numbers its own devices, whatever CUDA_VISIBLE_DEVICES says: set MUJOCO_EGL_DEVICE_ID=0, or "
@@ -73,6 +73,10 @@ def rendering_remedy(said: str) -> str:
         return "unset MUJOCO_GL and source setup_shell.sh again"
     if missing := re.search(r"No module named '(\w+)|(\w+) is not installed", said):
         return f"pip install {missing[1] or missing[2]}"
+    if "cannot cache function" in said:  # numba's, which robosuite takes
+        return "set NUMBA_CACHE_DIR to a folder that can be written to"
+    if "RecordConstructorArgs" in said:
+        return "Gymnasium cannot make that wrapper again: record without it, or give it that base class"
     if "render_mode" in said or said.startswith("it renders "):
         return 'its constructor must take render_mode="rgb_array", and its render() return (height, width, 3) uint8'
     if GL.search(said.replace("_", " ")):

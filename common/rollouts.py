@@ -22,7 +22,7 @@ import numpy as np
 
 from common import suites
 from common.files import InputError, Interrupted, WorkersError
-from common.remedies import SHARED_MEMORY, remedy, rendering_remedy
+from common.remedies import SHARED_MEMORY, remedy, simulator_remedy
 from common.seeds import seed_of
 from common.suites.base import Episode, Task
 
@@ -109,7 +109,7 @@ def try_rendering(task: Task) -> str:
         return str(error)
     except Exception as error:  # every OpenGL back end raises its own kind
         said = f"{type(error).__name__}: {error}".splitlines()[0]
-    return f"{said}; {rendering_remedy(said) or 'its render() must work here'}"
+    return f"{said}; {simulator_remedy(said) or 'its render() must work here'}"
 
 
 # ---------------------------------------------------------------- worker processes
@@ -201,7 +201,7 @@ def require_rendering(workers: Workers, task: Task, flag: str = "--capture-video
     try:
         why = workers.run(try_rendering, [(task,)])[0]
     except WorkersError as error:
-        why = f"{error}; {rendering_remedy('OpenGL')}"
+        why = f"{error}; {simulator_remedy('OpenGL')}"
     if why:
         raise InputError(f"{flag}: cannot render: {why}")
 

@@ -20,7 +20,7 @@ from common import suites
 from common.cli import default_args, onednn_is_faster, parse_args, user_errors
 from common.data import read_preferences
 from common.files import InputError, atomic, locked, read_arrays
-from common.remedies import remedy, rendering_remedy
+from common.remedies import remedy, simulator_remedy
 from common.states import read_saved
 from common.suites import d4rl, robomimic
 from common.suites.base import Task
@@ -199,12 +199,14 @@ def test_products_keep_their_digits_whenever_onednn_began():
     ("DependencyNotInstalled: pygame is not installed, run `pip install", "pip install pygame"),
     ("ModuleNotFoundError: No module named 'pygame.font'", "pip install pygame"),
     ("TypeError: __init__() got an unexpected keyword argument 'render_mode'", 'take render_mode="rgb_array"'),
+    ("cannot cache function 'mat2quat': no locator available for file 'transform_utils.py'", "set NUMBA_CACHE_DIR"),
+    ("Mon wrapper does not inherit from `gymnasium.utils.RecordConstructorArgs`, therefore", "record without it"),
     ("it renders nothing", 'take render_mode="rgb_array"'),
     ("ValueError: shapes differ", ""),
 ])  # fmt: skip
-def test_the_way_out_of_an_error_of_pictures(monkeypatch, said, way):
+def test_the_way_out_of_an_error_of_a_simulator(monkeypatch, said, way):
     monkeypatch.setenv("MUJOCO_GL", "egl")
-    found = rendering_remedy(said)
+    found = simulator_remedy(said)
     assert way in found and bool(way) == bool(found)
 
 
@@ -316,3 +318,20 @@ def test_a_script_of_ones_own_shows_its_traceback(data_dir, tmp_path):
     )
     done = subprocess.run([sys.executable, script], **environment(data_dir, tmp_path))
     assert done.returncode == 1 and "Traceback" in done.stderr and "forgotten.txt" in done.stderr
+
+
+def test_episodes_are_as_long_as_asked_for_or_a_word_says_not(capsys):
+    """A limit of the simulator's own that lies within would end them earlier, in silence."""
+    for env, steps in (("halfcheetah-medium-v2", 1010), ("Pendulum-v1", 210)):
+        sim = suites.make(suites.resolve(env, steps))
+        sim.reset(seed=0)
+        ends = [any(sim.step(sim.action_space.sample())[2:4]) for _ in range(steps)]
+        assert ends[-1] and not any(ends[:-1])
+    for env, longest in (("drawer-open-v2", 500), ("lift-ph", 400), ("can-mh", 500)):
+        suites.resolve(env, longest)
+        assert not capsys.readouterr().err
+        suites.resolve(env, longest + 1)
+        assert f"{env} ends after {longest} steps" in one_line(capsys)
+    registry = pytest.importorskip("robomimic").DATASET_REGISTRY
+    for name in robomimic.SIMS:
+        assert all(registry[name][kind]["low_dim"]["horizon"] == n for kind, n in robomimic.HORIZON.items())

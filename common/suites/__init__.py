@@ -38,7 +38,7 @@ from pathlib import Path
 import gymnasium
 
 from common.files import InputError, Remote, build_once, download, is_released
-from common.remedies import rendering_remedy
+from common.remedies import simulator_remedy
 from common.suites import d4rl, gym, metaworld, minari, robomimic
 from common.suites.base import Labels, Recipe, Task
 
@@ -89,7 +89,7 @@ def make(task: Task, render: bool = False) -> gymnasium.Env:
     try:
         env = SUITES[task.suite].make(task, render)
     except Exception as error:  # each back end of OpenGL raises its own kind
-        if isinstance(error, InputError) or not (way := rendering_remedy(str(error))):
+        if isinstance(error, InputError) or not (way := simulator_remedy(str(error))):
             raise
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(f"--env {task.env}: cannot be made ({type(error).__name__}: {reason}); {way}") from None

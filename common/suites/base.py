@@ -111,6 +111,12 @@ def require(path: Path, arrays: dict, names: tuple[str, ...]) -> None:
             raise InputError(f"{path}: has no '{name}' (it has {found or 'no arrays'}); docs/data.md lists the keys")
 
 
+def hint_at_limit(env: str, max_steps: int, horizon: int) -> None:
+    """A word on stderr where --max-episode-steps is beyond the simulator's own limit, which no wrapper lengthens."""
+    if max_steps > horizon:
+        warn(f"--max-episode-steps {max_steps}: {env} ends after {horizon} steps all the same")
+
+
 def check(path: Path, name: str, array: np.ndarray, shape: tuple, low=-np.inf, high=np.inf,
           kind: type = np.number) -> np.ndarray:  # fmt: skip
     """Return `array` if it is as it should be. `shape`: None stands for any size; `kind`: np.integer for indices.

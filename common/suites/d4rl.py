@@ -145,6 +145,7 @@ def make(task: Task, render: bool = False) -> gymnasium.Env:
     """Gymnasium's -v4 is the nearest to the environments of the datasets; -v5 has other observations."""
     gymnasium.logger.min_level = gymnasium.logger.ERROR  # it would advise -v5
     extra = {"render_mode": "rgb_array", "camera_name": "track"} if render else {}  # else it walks out of sight
+    extra |= {"max_episode_steps": task.max_steps} if task.max_steps else {}  # a wrapper could not lengthen them
     return gymnasium.make(SIMS[task.env.split("-")[0]][0], disable_env_checker=True, **extra)
 
 

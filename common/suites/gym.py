@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from common.files import InputError
-from common.remedies import rendering_remedy
+from common.remedies import simulator_remedy
 from common.suites.base import (
     Episode,
     Preferences,
@@ -121,7 +121,7 @@ def _make(env: str, render: bool, max_steps: int) -> gymnasium.Env:
         return gymnasium.make(env, disable_env_checker=True, **extra)
     except Exception as error:  # whatever the environment's constructor raises
         reason = (str(error).splitlines() or [""])[0]
-        way = rendering_remedy(reason)
+        way = simulator_remedy(reason)
         raise InputError(
             f"--env {env}: cannot be made ({type(error).__name__}: {reason}){way and '; ' + way}"
         ) from None

@@ -30,6 +30,7 @@ from common.suites.base import (
     Transitions,
     describe_rows,
     draw_pairs,
+    hint_at_limit,
     pairs_of_rows,
     read_rows,
     released_by_ipl,
@@ -72,6 +73,7 @@ def canonical(env: str) -> str | None:
 
 
 def find(env: str, max_steps: int) -> Task:
+    hint_at_limit(env, max_steps, HORIZON)
     return Task("metaworld", env, 39, 4, max_steps)
 
 

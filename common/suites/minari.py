@@ -19,7 +19,7 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Dict, MultiBinary, Tuple
 
 from common.files import InputError, locked, unreadable
-from common.remedies import remedy, rendering_remedy
+from common.remedies import remedy, simulator_remedy
 from common.suites import gym
 from common.suites.base import (
     ACTION_LIMIT,
@@ -142,22 +142,24 @@ def find(env: str, max_steps: int, given: str = "") -> Task:
     return task
 
 
-def _recover(env: str, render: bool = False) -> gymnasium.Env:
+def _recover(env: str, render: bool = False, max_steps: int = 0) -> gymnasium.Env:
     gym.see_modules_here()
     gymnasium.logger.min_level = gymnasium.logger.ERROR  # it would advise newer versions
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about versions of packages
-            return load(env).recover_environment(render_mode="rgb_array" if render else None, disable_env_checker=True)
+            extra = {"max_episode_steps": max_steps} if max_steps else {}
+            render_mode = "rgb_array" if render else None
+            return load(env).recover_environment(render_mode=render_mode, disable_env_checker=True, **extra)
     except Exception as error:  # whatever the environment's constructor raises
         reason = (str(error).splitlines() or [""])[0]
-        way = rendering_remedy(reason)
+        way = simulator_remedy(reason)
         raise InputError(f"--dataset {env}: its environment cannot be made ({type(error).__name__}: {reason})"
                          f"{way and '; ' + way}") from None  # fmt: skip
 
 
 def make(task: Task, render: bool = False) -> gymnasium.Env:
-    return gym.wrap(_recover(task.env, render))
+    return gym.wrap(_recover(task.env, render, task.max_steps))
 
 
 def score(task: Task, episode_return: float) -> float | None:

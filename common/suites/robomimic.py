@@ -23,6 +23,7 @@ from common.suites.base import (
     copy_with_rewards,
     describe_episodes,
     describe_pairs,
+    hint_at_limit,
     pairs_of_transitions,
     released_by_ipl,
     require,
@@ -57,6 +58,8 @@ RELEASED = {  # the same pairs labelled by reward
 LABELS = {whose: {env: released_by_ipl(f"preference_transformer/{name}", blob) for env, (name, blob) in files.items()}
           for whose, files in (("human", HUMAN), ("released", RELEASED))}  # fmt: skip
 REPLAYS = True
+HORIZON = {"ph": 400, "mh": 500}
+"""steps after which an episode is cut off, by robomimic's registry"""
 SEGMENT = {"ph": 50, "mh": 100}
 """steps of a segment, as long as those that people labelled"""
 
@@ -71,6 +74,7 @@ def canonical(env: str) -> str | None:
 
 
 def find(env: str, max_steps: int) -> Task:
+    hint_at_limit(env, max_steps, HORIZON[env.split("-")[1]])
     return Task("robomimic", env, OBS_SIZES[env.split("-")[0]], 7, max_steps)
 
 
@@ -85,8 +89,6 @@ class Robosuite(gymnasium.Env):
     def __init__(self, task: Task, render: bool = False):
         os.environ.setdefault("MUJOCO_GL", "glx")  # robosuite would insist on EGL, which may be missing
         logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
-        import robomimic
-
         # robosuite refuses to be imported with a device that is none of CUDA_VISIBLE_DEVICES, also where nothing is
         # rendered; EGL has its own numbers.
         device = os.environ.pop("MUJOCO_EGL_DEVICE_ID", None)
@@ -101,7 +103,7 @@ class Robosuite(gymnasium.Env):
         )  # fmt: skip
         for what in ("enabled", "active"):
             self.sim.modify_observable("robot0_joint_pos", what, True)
-        self.horizon, self.steps = robomimic.DATASET_REGISTRY[name][kind]["low_dim"]["horizon"], 0
+        self.horizon, self.steps = HORIZON[kind], 0
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (task.obs_dim,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (task.act_dim,), np.float32)
 
