@@ -48,7 +48,9 @@ def user_errors():
         if isinstance(error, torch.AcceleratorError):
             reason = str(error).splitlines()[0]
         elif isinstance(error, OSError):
-            if not (way := remedy(error, flag=flag_of(error.filename))):
+            flag = flag_of(error.filename)
+            named = error.filename and str(error.filename) == PATHS.get(flag)  # the folder itself cannot be made
+            if not (way := remedy(error, flag=flag) or (f"choose another {flag}" if named else "")):
                 raise
             reason = f"{reason}; {way}"
         print(f"{Path(sys.argv[0]).name}: error: {reason}", file=sys.stderr)

@@ -23,7 +23,7 @@ def read_preferences(path: Path, task: Task) -> Preferences:
     return read_npz_pairs(path, task) if path.suffix == ".npz" else suites.SUITES[task.suite].read_pairs(path, task)
 
 
-WITHOUT = "give --dataset FILE, or --preferences FILE with --no-use-replay"
+WITHOUT = "name one with --dataset FILE, or take --preferences FILE with --no-use-replay"
 """what a script can do without its environment's own dataset"""
 
 

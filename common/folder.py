@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 from common.files import InputError, atomic
+from common.remedies import remedy
 from common.states import check_alike, read_saved, save, tree_map
 
 INCIDENTAL = (
@@ -57,7 +58,8 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
         except OSError as error:
-            raise InputError(f"--run-dir {self.folder.parent}: {error.strerror} ({error.filename})") from None
+            way = remedy(error, flag="--run-dir") or "choose another --run-dir"
+            raise InputError(f"--run-dir {self.folder.parent}: {error.strerror}; {way}") from None
         for partial in self.folder.glob(".*.partial"):
             partial.unlink()  # left by a kill in the middle of a write
         self.found = None if args.overwrite else self._find()  # None: nothing to resume

@@ -62,10 +62,13 @@ def test_a_fault_of_the_code_shows_its_traceback_and_a_full_disk_its_way_out(cap
 
 
 def test_a_tool_advises_its_own_flags(capsys):
-    parse_args(reward.RewardArgs((Path("runs"),)), [])
+    parse_args(reward.RewardArgs((Path("runs"),), out=Path("/proc/none")), [])
     with pytest.raises(SystemExit), user_errors():
         raise OSError(errno.EROFS, "Read-only file system", "reward/table.md")
     assert "choose another --out that can be written to" in one_line(capsys)
+    with pytest.raises(SystemExit), user_errors():
+        Path("/proc/none").mkdir()
+    assert "/proc/none'; choose another --out" in one_line(capsys)
 
 
 def test_a_write_says_where_it_failed(tmp_path):
@@ -160,7 +163,7 @@ def test_labelling_advises_its_own_flags(tmp_path, monkeypatch):
     """Of a dataset that cannot be had, and of an environment whose data cannot be shown."""
     monkeypatch.setattr(d4rl, "HOSTS", ("http://127.0.0.1:9",))
     monkeypatch.setattr(label, "require_rendering", lambda *_: None)
-    for env, said in (("hopper-medium-v2", "give a copy with --dataset FILE.hdf5"), ("Pendulum-v1", "label pairs of")):
+    for env, said in (("hopper-medium-v2", "name one with --dataset FILE.hdf5"), ("Pendulum-v1", "label pairs of")):
         with pytest.raises(InputError, match=said) as error:
             label.main(label.LabelArgs(env=env, data_dir=tmp_path, labels_dir=tmp_path))
         flags = {word.strip(";,:.") for word in str(error.value).split() if word.startswith("--")}
