@@ -159,6 +159,8 @@ class Workers:
             except (BrokenProcessPool, MemoryError, ImportError, OSError) as error:  # TimeoutError is an OSError
                 self.close()
                 if attempt == 2:
+                    if isinstance(error, OSError) and error.errno and not remedy(error):
+                        raise  # the code's own: its traceback says where
                     reason = f"{type(error).__name__}: {str(error).split('. ')[0]}"
                     way = remedy(error)
                     raise WorkersError(f"worker processes failed twice ({reason}){way and '; ' + way}") from error

@@ -21,6 +21,7 @@ from common.cli import default_args, onednn_is_faster, parse_args, user_errors
 from common.data import read_preferences
 from common.files import InputError, atomic, locked, read_arrays
 from common.remedies import remedy, simulator_remedy
+from common.rollouts import Workers
 from common.states import read_saved
 from common.suites import d4rl, robomimic
 from common.suites.base import Task
@@ -59,6 +60,15 @@ def test_a_fault_of_the_code_shows_its_traceback_and_a_full_disk_its_way_out(cap
             raise OSError(number, os.strerror(number), f"{folder}/file")
         said = one_line(capsys)
         assert os.strerror(number) in said and way in said, said
+
+
+def test_a_fault_of_the_code_in_a_worker_shows_its_traceback_too(tmp_path):
+    workers = Workers(1)
+    try:
+        with pytest.raises(FileNotFoundError):
+            workers.run(Path.read_text, [(tmp_path / "forgotten.txt",)])
+    finally:
+        workers.close()
 
 
 def test_a_tool_advises_its_own_flags(capsys):
