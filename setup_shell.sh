@@ -14,11 +14,12 @@ _ipl_setup() {
     python=${PYTHON:-python3}
     if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then python=.venv/bin/python; fi  # what it was installed with
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || {
-        echo "setup_shell: no working '$python' found; install Python 3.11 or set PYTHON=/path/to/python3" >&2
+        echo "setup_shell: no working '$python' found; install Python 3.11 to 3.13, or set PYTHON=/path/to/python3" >&2
         return 1
     }
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-        echo "setup_shell: Python $version is too old, 3.11 or newer is needed; set PYTHON=/path/to/python3" >&2
+    # mujoco 3.3.0 has wheels for these
+    "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || {
+        echo "setup_shell: Python $version does not fit, 3.11 to 3.13 is needed; set PYTHON=/path/to/python3.13" >&2
         return 1
     }
 

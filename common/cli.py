@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import fnmatch
 import io
 import os
@@ -19,29 +20,53 @@ import tyro
 
 from common import suites
 from common.files import InputError, NotFinite, WorkersError
+from common.remedies import remedy
 from common.rollouts import available_cpus
 
-
 # ---------------------------------------------------------------- arguments
+RESULTS = ("--run-dir", "--out", "--labels-dir")
+"""flags that name where results go"""
+PATHS: dict[str, str] = {}
+"""flag -> path, of the command that runs: what names the way out of a full or read-only folder"""
+
+
 def default_data_dir() -> Path:
     """IPL_DATA_DIR, or `data` in the repository (not in the working folder: a dataset is built once)."""
-    return Path(os.environ.get("IPL_DATA_DIR") or Path(__file__).resolve().parent.parent / "data")
+    return Path(os.environ.get("IPL_DATA_DIR") or Path(__file__).resolve().parent.parent / "data").expanduser()
 
 
 @contextlib.contextmanager
 def user_errors():
-    """One line on stderr, not a traceback: for wrong input (exit status 2), a fault of the machine or a number (1)."""
+    """One line on stderr, not a traceback: for wrong input (exit status 2), a fault of the machine or a number (1).
+
+    Any other error, an OSError without a known remedy too, is one of the code, and shows its traceback.
+    """
     try:
         yield
     except (InputError, OSError, WorkersError, NotFinite, torch.OutOfMemoryError, torch.AcceleratorError) as error:
-        words = str(error).splitlines()[:1] if isinstance(error, torch.AcceleratorError) else str(error).split()
-        reason = " ".join(words) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, torch.AcceleratorError):
+            reason = str(error).splitlines()[0]
+        elif isinstance(error, OSError):
+            flag = flag_of(error.filename)
+            named = error.filename and str(error.filename) == PATHS.get(flag)  # the folder itself cannot be made
+            if not (way := remedy(error, flag=flag) or (f"choose another {flag}" if named else "")):
+                raise
+            reason = f"{reason}; {way}"
         print(f"{Path(sys.argv[0]).name}: error: {reason}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, InputError) else 1) from None
     except RuntimeError as error:
         if type(error).__module__.startswith("torch._"):
             print("torch.compile failed; --no-compile runs the update eager", file=sys.stderr)
         raise
+
+
+def flag_of(file: str | None) -> str:
+    """The flag of the command that runs whose path is, or holds, `file`; else the one that names its results."""
+    at = Path(file or "").absolute()
+    inside = [flag for flag, path in PATHS.items() if path and at.is_relative_to(Path(path).absolute())]
+    longest = max(inside, key=lambda flag: len(PATHS[flag]), default="")
+    return longest or next((flag for flag in RESULTS if flag in PATHS), "")
 
 
 def main(train, cls, table: dict[str, dict]) -> None:
@@ -80,7 +105,21 @@ def parse_args(defaults, argv: list[str] | None = None):
             raise
         raise InputError(first_paragraph(said.getvalue())) from None
     check_args(args)
+    args = dataclasses.replace(args, **{field.name: expanded(getattr(args, field.name))
+                                        for field in dataclasses.fields(args)})  # fmt: skip
+    PATHS.clear()
+    for name, value in vars(args).items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, Path) or flag in RESULTS:
+            PATHS[flag] = str(value)
     return args
+
+
+def expanded(value):
+    """A path, or several, that begin with ~: with the home folder in its place, which shells leave in --flag=~/x."""
+    if isinstance(value, tuple):
+        return tuple(map(expanded, value))
+    return type(value)(os.path.expanduser(value)) if isinstance(value, str | Path) else value
 
 
 def first_paragraph(box: str) -> str:
@@ -137,10 +176,8 @@ def setup_device(args) -> torch.device:
     # Matrices of a few hundred rows do not feed more than a handful of threads.
     torch.set_num_threads(args.threads or min(4, available_cpus()))
     precision = args.matmul_precision
-    if precision == "highest" and device.type == "cpu" and onednn_is_faster():
-        # torch hands float32 products to oneDNN at medium precision only. With no wider instructions than AVX-512's
-        # first ones oneDNN computes them in float32; it must be told before its first product.
-        os.environ["ONEDNN_MAX_CPU_ISA"], precision = "AVX512_CORE", "medium"
+    if precision == "highest" and device.type == "cpu" and onednn_is_faster() and onednn_keeps_float32():
+        precision = "medium"
     torch.set_float32_matmul_precision(precision)
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # advice against the default, at each start
     return device
@@ -150,6 +187,26 @@ def onednn_is_faster() -> bool:
     """AMD with AVX-512, which MKL does not use there: products take oneDNN half the time (docs/speed.md)."""
     cpu = Path("/proc/cpuinfo")
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and cpu.exists() and "AuthenticAMD" in cpu.read_text()
+
+
+def onednn_keeps_float32() -> bool:
+    """Whether oneDNN's products are float32 ones from now on in this process; then ONEDNN_MAX_CPU_ISA is set.
+
+    torch hands float32 products to oneDNN at medium precision only. With no wider instructions than AVX-512's first
+    ones oneDNN computes them in float32. It reads that limit at its first product, so it is set neither where somebody
+    types, who may have multiplied before, nor where a product, of the sizes of a run, then loses digits.
+    """
+    if hasattr(sys, "ps1") or "IPython" in sys.modules:
+        return False
+    before = os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "")
+    os.environ["ONEDNN_MAX_CPU_ISA"] = before or "AVX512_CORE"
+    torch.set_float32_matmul_precision("medium")
+    a, b = torch.full((2, 480, 256), 1 + 2**-12), torch.eye(256).repeat(2, 1, 1)  # bfloat16 has 8 of the 13 digits
+    kept = bool((a @ b == a).all() and (a[0] @ b[0] == a[0]).all())
+    if not kept:
+        torch.set_float32_matmul_precision("highest")
+        os.environ["ONEDNN_MAX_CPU_ISA"] = before
+    return kept
 
 
 def compiled(update, device: torch.device):

@@ -23,8 +23,15 @@ def read_preferences(path: Path, task: Task) -> Preferences:
     return read_npz_pairs(path, task) if path.suffix == ".npz" else suites.SUITES[task.suite].read_pairs(path, task)
 
 
-def find_files(args, task: Task, workers: Workers) -> tuple[list[Path], Path | None, Labels]:
+WITHOUT = "name one with --dataset FILE, or take --preferences FILE with --no-use-replay"
+"""what a script can do without its environment's own dataset"""
+
+
+def find_files(args, task: Task, workers: Workers, advice: str = WITHOUT) -> tuple[list[Path], Path | None, Labels]:
     """The files of the pairs, the offline dataset's (None where nothing needs it), and how labels by index count.
+
+    Args:
+        advice: what the command that asks can do without the offline dataset.
 
     Raises:
         InputError: they cannot be had.
@@ -33,9 +40,10 @@ def find_files(args, task: Task, workers: Workers) -> tuple[list[Path], Path | N
     files, labels = [Path(args.preferences)] if args.preferences else [], Labels(())
     if not files and args.preference_labels != "script":
         labels = suites.labels_of(task, args.preference_labels)
-        files = suites.fetch(labels, args.data_dir, workers.stop)
+        with suites.advised(advice):
+            files = suites.fetch(labels, args.data_dir, workers.stop)
     if dataset is None and (args.use_replay or not files or labels.segment):
-        dataset = suites.SUITES[task.suite].dataset(task, args.data_dir, workers)
+        dataset = suites.dataset(task, args.data_dir, workers, advice)
     return files or [dataset], dataset, labels
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import io
 import json
 import os
 import pickle
-import subprocess
 import sys
 import time
 import warnings
@@ -22,25 +22,13 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+from common.remedies import REMEDIES, remedy
+
+ONE_ARRAY = "segments of unequal length are cut to one: np.stack([segment[:L] for segment in segments])"
 USERBLOCK = 512
 """bytes ahead of the HDF5 data, which HDF5 leaves to us: they begin with the SHA-256 of what follows"""
 TIMEOUT = 30
 """seconds without an answer, or without a byte, after which the next address is tried"""
-READ_TIMEOUT = 60
-"""seconds in which a foreign HDF5 must be read, and one more for each megabyte"""
-READ_ALL = """
-import resource, sys
-import h5py
-resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))  # a loop may allocate
-
-def take(_, item):
-    try:
-        item[()] if isinstance(item, h5py.Dataset) else dict(item.attrs)
-    except OSError:
-        pass  # the reader names it, if it wants it
-
-h5py.File(sys.argv[1], "r").visititems(take)
-"""
 PICKLED = {
     *(("numpy", name) for name in ("ndarray", "dtype")),
     *(("numpy._core.multiarray", name) for name in ("_reconstruct", "scalar")),
@@ -67,6 +55,12 @@ class NotFinite(RuntimeError):
     """A loss or a weight is NaN or infinite."""
 
 
+def unreadable(path: Path, error: Exception, damaged: str) -> InputError:
+    """What a user is told of a file that could not be read. `damaged`: what to do where its content is wrong."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return InputError(f"{path}: cannot be read ({reason}); {remedy(error, path) or damaged}")
+
+
 # ---------------------------------------------------------------- writing
 @contextmanager
 def atomic(path: Path):
@@ -77,26 +71,45 @@ def atomic(path: Path):
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write does not say where
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
 
+def try_lock(file) -> bool:
+    """Take the kernel's lock on an open file; it goes with its process, however that ends. False: another has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        error.filename = file.name
+        raise
+
+
 @contextmanager
-def locked(path: Path, stop: Callable[[], bool] = lambda: False):
-    """Hold `path`.lock; others wait. The lock is the kernel's: it goes with its process, however that ends."""
-    with open(path.with_name(path.name + ".lock"), "a") as file:
-        told = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not told:
-                    print(f"waiting for another process that builds {path}", file=sys.stderr)
-                told = True
-                if stop():
-                    raise Interrupted from None
-                time.sleep(0.5)
+def locked(path: Path, stop: Callable[[], bool] = lambda: False, flag: str = "--data-dir"):
+    """Hold `path`.lock, in a folder that is made; others wait. InputError, with `flag`: no file can be had there."""
+    told = False
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path.with_name(path.name + ".lock"), "a")  # noqa: SIM115 (held below)
+        while not try_lock(file):
+            if not told:
+                print(f"waiting for another process that builds {path}", file=sys.stderr)
+            told = True
+            if stop():
+                raise Interrupted
+            time.sleep(0.5)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        way = remedy(error, flag=flag) or f"choose another {flag}"
+        raise InputError(f"{flag} {path.parent}: {error.strerror}; {way}") from None
+    with file:
         yield
 
 
@@ -108,15 +121,11 @@ def build_once(path: Path, build: Callable[[], None], stop: Callable[[], bool] =
     """
     if path.exists():
         return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path, stop):
-            for partial in path.parent.glob(f".{path.name}.*.partial"):
-                partial.unlink()  # left by a kill in the middle of a write
-            if not path.exists():
-                build()
-    except (PermissionError, FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"--data-dir: {path.parent}: {error.strerror}; choose a folder you can write to") from None
+    with locked(path, stop):
+        for partial in path.parent.glob(f".{path.name}.*.partial"):
+            partial.unlink()  # left by a kill in the middle of a write
+        if not path.exists():
+            build()
     return path
 
 
@@ -134,11 +143,8 @@ def on_github(repository: str, commit: str, path: str, name: str, blob: str = ""
     return Remote(name, (f"https://raw.githubusercontent.com/{repository}/{commit}/{path}",), blob)
 
 
-def download(remote: Remote, path: Path, advice: str, stop: Callable[[], bool] = lambda: False) -> None:
+def download(remote: Remote, path: Path, stop: Callable[[], bool] = lambda: False) -> None:
     """Write a remote file to `path`, from the first of its addresses that gives the right one.
-
-    Args:
-        advice: what the user can do without it.
 
     Raises:
         InputError: no address has it; names all that were tried.  Interrupted: `stop()` became true.
@@ -152,7 +158,7 @@ def download(remote: Remote, path: Path, advice: str, stop: Callable[[], bool] =
             return
         except _Unusable as error:
             failures.append(f"{url}: {error}")
-    raise InputError(f"{'; '.join(failures)}; {advice}")
+    raise InputError(f"{'; '.join(failures)}; put a copy at {path}")
 
 
 class _Unusable(ValueError):
@@ -173,19 +179,26 @@ def _fetch(url: str, partial: Path, shown: str, stop: Callable[[], bool]) -> Non
         try:
             HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=TIMEOUT)(url, str(partial), None)
         except OSError as error:  # all of requests' errors are
+            if error.errno in REMEDIES:
+                raise  # the disk's
             reason = (str(error).split("Caused by ")[-1].splitlines() or [type(error).__name__])[0]
             raise _Unusable(f"cannot be downloaded ({reason})") from None
 
 
 def _check_content(partial: Path, remote: Remote) -> None:
-    content = partial.read_bytes() if remote.blob else b""
-    if remote.blob and hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != remote.blob:
+    if not is_released(partial, remote):
         raise _Unusable("is not the file that was released (its git blob id differs)")
     if remote.name.endswith(".hdf5"):
         try:
             h5py.File(partial, "r").close()  # HDF5 knows its own size; a page of text is none
         except OSError as error:
             raise _Unusable(f"is not a whole HDF5 file ({str(error).splitlines()[0]})") from None
+
+
+def is_released(path: Path, remote: Remote) -> bool:
+    """Whether the content of `path` has the git blob id of `remote`, where that is known."""
+    content = path.read_bytes() if remote.blob else b""
+    return not remote.blob or hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == remote.blob
 
 
 def probe(url: str) -> tuple[bool, str]:
@@ -242,8 +255,8 @@ def read_arrays(path: Path, wanted: Callable[[str], bool] = lambda name: True) -
             with np.load(path, allow_pickle=False) as file:
                 if damaged := file.zip.testzip():
                     raise ValueError(f"the checksum of {damaged} is wrong")
-                return {name: file[name] for name in file.files if wanted(name)}
-        check_hdf5(path)
+                return {name: _no_objects(path, name, file) for name in file.files if wanted(name)}
+        check_own(path)
         arrays: dict[str, np.ndarray] = {}
         with h5py.File(path, "r") as file:
 
@@ -261,10 +274,21 @@ def read_arrays(path: Path, wanted: Callable[[str], bool] = lambda name: True) -
             if not isinstance(arrays.get(name, {}), dict):
                 raise ValueError(f"its attribute {name} is no JSON object")
         return arrays
+    except InputError:
+        raise
     except Exception as error:  # damaged files raise many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        remedy = "delete it if this code built or downloaded it, else make it again as .npz or .hdf5"
-        raise InputError(f"{path}: cannot be read ({reason}); {remedy}") from error
+        damaged = "delete it if this code built or downloaded it, else make it again as .npz or .hdf5"
+        raise unreadable(path, error, damaged) from error
+
+
+def _no_objects(path: Path, name: str, file) -> np.ndarray:
+    """An array of an NPZ. InputError: it is one of Python objects, as numpy makes of segments of unequal length."""
+    try:
+        return file[name]
+    except ValueError as error:
+        if "Object arrays" not in str(error):
+            raise
+        raise InputError(f"{path}: '{name}' holds Python objects, not numbers; {ONE_ARRAY}") from None
 
 
 class _ArrayUnpickler(pickle._Unpickler):
@@ -302,8 +326,7 @@ def read_pickle(path: Path) -> np.ndarray:
             raise ValueError(f"it holds {type(array).__name__}, not an array")
         return np.asarray(array)
     except Exception as error:  # damaged pickles raise many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: cannot be read ({reason}); delete it, so that it is downloaded again") from error
+        raise unreadable(path, error, "delete it, so that it is downloaded again") from error
 
 
 def _require_readable(path: Path) -> None:
@@ -313,22 +336,10 @@ def _require_readable(path: Path) -> None:
         raise InputError(f"{path}: you may not read it; check its permissions")
 
 
-def check_hdf5(path: Path) -> None:
-    """Raises ValueError where HDF5's library cannot be trusted with a file: it may loop for ever over a damaged one.
-
-    A file of `write_hdf5` has a checksum. Any other is read by a process of its own, with a time limit.
-    """
+def check_own(path: Path) -> None:
+    """Raises ValueError where a file of `write_hdf5` has a wrong checksum. Others have none."""
     with open(path, "rb") as raw:
         first, _, begin = raw.read(64), raw.seek(USERBLOCK), raw.read(4)
         raw.seek(USERBLOCK)
-        if begin == b"\x89HDF":  # `write_hdf5` wrote it if HDF5 begins here
-            if first != hashlib.file_digest(raw, "sha256").hexdigest().encode():
-                raise ValueError("its checksum is wrong: damaged, or changed by hand")
-            return
-    limit = READ_TIMEOUT + path.stat().st_size // 1_000_000
-    try:
-        done = subprocess.run([sys.executable, "-c", READ_ALL, path], timeout=limit, capture_output=True, text=True)
-    except subprocess.TimeoutExpired:
-        raise ValueError(f"not read in {limit} s; it is damaged") from None
-    if done.returncode:
-        raise ValueError((done.stderr.splitlines() or ["HDF5's library crashes over it"])[-1])
+        if begin == b"\x89HDF" and first != hashlib.file_digest(raw, "sha256").hexdigest().encode():
+            raise ValueError("its checksum is wrong: damaged, or changed by hand")

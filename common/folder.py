@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 
 from common.files import InputError, atomic
+from common.remedies import remedy
 from common.states import check_alike, read_saved, save, tree_map
 
 WRITTEN = (
@@ -67,7 +68,8 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
         except OSError as error:
-            raise InputError(f"--run-dir {self.folder.parent}: {error.strerror} ({error.filename})") from None
+            way = remedy(error, flag="--run-dir") or "choose another --run-dir"
+            raise InputError(f"--run-dir {self.folder.parent}: {error.strerror}; {way}") from None
         self._require_own(args.overwrite)
         for name in WRITTEN:
             for partial in self.folder.glob(f".{name}.*.partial"):

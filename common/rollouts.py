@@ -21,6 +21,7 @@ import numpy as np
 
 from common import suites
 from common.files import InputError, Interrupted, WorkersError
+from common.remedies import SHARED_MEMORY, remedy, simulator_remedy
 from common.seeds import start_of_evaluation
 from common.suites.base import Episode, Task
 
@@ -136,15 +137,20 @@ def write_video(path: Path, frames: list[np.ndarray], fps: int = 20) -> None:
 
 
 def try_rendering(task: Task) -> str:
-    """Empty, or in a few words why a picture of `task` cannot be made here."""
+    """Empty, or in a few words why a picture of `task` cannot be made here, and the way out."""
     sys.unraisablehook = lambda _: None  # a half-made renderer complains when it is collected
     try:
         sim = suites.make(task, render=True)
         sim.reset(seed=0)
-        picture = sim.render()
-        return "" if picture is not None else "it renders nothing"
+        picture = np.asarray(sim.render())
+        if picture.ndim == 3 and picture.shape[-1] == 3 and picture.dtype == np.uint8:
+            return ""
+        said = f"it renders {'nothing' if picture.dtype == object else f'{picture.shape} {picture.dtype}'}"
+    except InputError as error:
+        return str(error)
     except Exception as error:  # every OpenGL back end raises its own kind
-        return f"{type(error).__name__}: {error}".splitlines()[0]
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"{said}; {simulator_remedy(said) or 'its render() must work here'}"
 
 
 # ---------------------------------------------------------------- worker processes
@@ -194,8 +200,11 @@ class Workers:
             except (BrokenProcessPool, MemoryError, ImportError, OSError) as error:  # TimeoutError is an OSError
                 self.close()
                 if attempt == 2:
-                    reason = str(error).split(". ")[0]
-                    raise WorkersError(f"worker processes failed twice ({type(error).__name__}: {reason})") from error
+                    if isinstance(error, OSError) and error.errno and not remedy(error):
+                        raise  # the code's own: its traceback says where
+                    reason = f"{type(error).__name__}: {str(error).split('. ')[0]}"
+                    way = remedy(error)
+                    raise WorkersError(f"worker processes failed twice ({reason}){way and '; ' + way}") from error
         return [results[i] for i in range(len(jobs))]
 
     def _run(self, function, jobs, results, progress) -> None:
@@ -203,7 +212,12 @@ class Workers:
             from loky import ProcessPoolExecutor  # its workers do not import the main script, hence not torch
 
             one = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-            self.pool = ProcessPoolExecutor(self.count, env=one, initializer=_follow_parent, initargs=(os.getpid(),))
+            try:
+                self.pool = ProcessPoolExecutor(
+                    self.count, env=one, initializer=_follow_parent, initargs=(os.getpid(),)
+                )
+            except OSError as error:  # of its semaphores
+                raise WorkersError(f"no worker processes can start ({error}); {SHARED_MEMORY}") from error
         pending = {self.pool.submit(function, *job): i for i, job in enumerate(jobs) if i not in results}
         last = time.monotonic()
         while pending:
@@ -229,11 +243,10 @@ def require_rendering(workers: Workers, task: Task, flag: str = "--capture-video
     """Raises InputError where `task` cannot be rendered; tried in a worker, since OpenGL may end its process."""
     try:
         why = workers.run(try_rendering, [(task,)])[0]
-    except WorkersError:
-        why = "the process ended"
+    except WorkersError as error:
+        why = f"{error}; {simulator_remedy('OpenGL')}"
     if why:
-        remedy = "install libegl1 and libgl1-mesa-dri, or libosmesa6, and source setup_shell.sh again"
-        raise InputError(f"{flag}: MUJOCO_GL={os.environ.get('MUJOCO_GL', '')} cannot render ({why}); {remedy}")
+        raise InputError(f"{flag}: cannot render: {why}")
 
 
 def evaluate(workers: Workers, task: Task, actors: list[Act], seeds: list[int], step: int, episodes: int,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from common.files import InputError, atomic
+from common.files import InputError, atomic, unreadable
+from common.remedies import remedy as way_out
 
 SCHEMA = 1
 """version of the files that `save` writes"""
@@ -50,9 +51,9 @@ def read_saved(path: Path, names: tuple[str, ...], remedy: str = "delete it, or 
         with warnings.catch_warnings(action="ignore"):
             saved = torch.load(path, map_location="cpu", weights_only=True)
         schema, _ = saved["schema"], [saved[name] for name in names]
-    except PermissionError:
-        raise
     except Exception as error:  # torch raises many kinds for a damaged file, with advice to load it unsafely
+        if way_out(error):
+            raise unreadable(path, error, "") from None
         reason = f"no {error}" if isinstance(error, KeyError) else type(error).__name__
         raise InputError(f"{path}: damaged, or another kind of file ({reason}); {remedy}") from None
     if schema != SCHEMA:

@@ -187,7 +187,7 @@ def test_released_format(tmp_path):
         ({"obs_1": np.full((6, 25, 39), np.nan)}, "NaN"),
         ({"action_2": np.zeros((6, 24, 4))}, "action_2"),
         ({"obs_1": np.zeros((6, 25, 17)), "obs_2": np.zeros((6, 25, 17))}, "obs_1"),  # another environment's
-        ({"label": np.array([{}] * 6)}, "cannot be read"),  # would have to be unpickled
+        ({"label": np.array([{}] * 6)}, "holds Python objects"),  # would have to be unpickled
     ],
 )
 def test_wrong_preferences_are_refused_in_one_line(tmp_path, changes, said):

@@ -55,7 +55,7 @@ def test_evaluate_a_saved_actor(whole):
         wrong = call(*words)
         assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and advice in wrong.stderr.lower()
     wrong = call(seed / "final.pt", "--video", 1, MUJOCO_GL="glx")
-    assert wrong.returncode == 2 and "libosmesa6" in wrong.stderr and "--video: MUJOCO_GL=glx" in wrong.stderr
+    assert wrong.returncode == 2 and "libosmesa6" in wrong.stderr and "--video: cannot render" in wrong.stderr
 
 
 def test_several_actors_meet_the_same_goals(whole, tmp_path, capsys):

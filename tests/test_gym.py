@@ -125,7 +125,7 @@ def test_pairs_of_another_size_or_none(module, tmp_path):
         for name, *sizes in (("good", 4, 2), ("size", 3, 2), ("scale", 4, 2, 30, 8, 3.0))
     )
     for words, said in (
-        ([], "give --preferences FILE.npz"),
+        ([], "--preferences FILE"),
         (["--preference-labels", "human"], "nobody has labelled"),
         (["--preferences", size], "not any x any x 4"),
         (["--preferences", scale], "rescale the actions"),

@@ -16,6 +16,7 @@ from tests.conftest import REPOSITORY, SMALL, environment
 
 # A module may import those of the rows above its own, and of its own row. Nothing imports `tools` or `algorithms`.
 FLOORS = (
+    ("common.remedies",),
     ("common.files", "common.seeds"),
     ("common.buffers", "common.states", "common.suites.base"),
     ("common.suites.metaworld", "common.suites.robomimic", "common.suites.d4rl", "common.suites.gym"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,7 +50,14 @@ def test_two_at_once_install_once_a_third_only_activates_and_a_failure_is_tried_
     assert subprocess.run(SOURCE, **options(repository)).returncode == 0
 
 
-@pytest.mark.parametrize(("version", "said"), [("3.8", "Python 3.8 is too old"), ("", "no working")])
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        ("3.8", "Python 3.8 does not fit, 3.11 to 3.13 is needed"),
+        ("3.14", "Python 3.14 does not fit"),
+        ("", "no working"),
+    ],
+)
 def test_wrong_python_is_one_line(repository, version, said):
     fake = repository / "python"
     answer = f"case $2 in *print*) echo {version};; *) exit 1;; esac" if version else "exit 1"
@@ -56,3 +65,12 @@ def test_wrong_python_is_one_line(repository, version, said):
     fake.chmod(0o755)
     wrong = subprocess.run(SOURCE, **options(repository, PYTHON=str(fake)))
     assert wrong.returncode == 1 and said in wrong.stderr and wrong.stderr.count("\n") == 1
+
+
+def test_the_versions_of_python_that_setup_takes():
+    """Its own check, by the interpreters' numbers; and pyproject.toml says the same."""
+    text = (REPOSITORY / "setup_shell.sh").read_text()
+    (check,) = re.findall(r"sys.exit\(not (.*?)\)'", text)
+    taken = [minor for minor in range(8, 20) if eval(check, {"sys": SimpleNamespace(version_info=(3, minor, 1))})]
+    assert taken == [11, 12, 13]
+    assert 'requires-python = ">=3.11,<3.14"' in (REPOSITORY / "pyproject.toml").read_text()

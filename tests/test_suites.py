@@ -26,6 +26,7 @@ from algorithms.ipl_iql import act
 from common import data, suites
 from common.buffers import PreferenceBuffer
 from common.cli import default_args, parse_args
+from common.data import WITHOUT
 from common.files import InputError, Interrupted, Remote, download, read_pickle
 from common.rollouts import Workers, evaluate, rollout
 from common.suites import SUITES, d4rl, identify, resolve, robomimic
@@ -369,8 +370,8 @@ def put(name: str, index, value):
         (put("obs_1", (0, 0, 0), np.nan), "'obs_1' holds NaN"),
         (put("obs_1", (0, 0, 0), 1e300), "'obs_1' holds NaN or infinity"),
         (put("action_2", (0, 0, 0), 1.5), "'action_2' holds values outside"),
-        (put("label", 0, 2.0), "'label' holds values other than"),
-        (lambda a: a.update(label=a["label"].astype(object)), "cannot be read"),
+        (put("label", 0, 2.0), "'label' holds 0, 0.5, 1, 2; wanted are 0"),
+        (lambda a: a.update(label=a["label"].astype(object)), "'label' holds Python objects"),
         (lambda a: a.update({k: v[:0] for k, v in a.items()}), "empty"),
     ],
 )
@@ -508,11 +509,14 @@ def test_data_ahead_of_a_run(server, files, tmp_path, capsys):
 def test_human_files_at_hand_are_used(server, tmp_path, monkeypatch):
     for at in ("a/preference_transformer/Lift/pairs.npz", "b/Lift/pairs.npz"):
         (tmp_path / at).parent.mkdir(parents=True)
-        (tmp_path / at).write_bytes(b"mine")
+        (tmp_path / at).write_bytes(server.content)
         assert ensure_human(LIFT, tmp_path / at.split("/")[0]) == tmp_path / at
     monkeypatch.setenv("IPL_DATA_DIR", str(tmp_path / "b"))
     assert ensure_human(LIFT, tmp_path / "c") == tmp_path / "b/Lift/pairs.npz"
-    assert server.hits == 0
+    (tmp_path / "b/Lift/pairs.npz").write_bytes(b"another one")
+    with pytest.raises(InputError, match=r"b/Lift/pairs.npz: is not the file that was released .*http://127") as error:
+        ensure_human(LIFT, tmp_path / "c")
+    assert server.hits == 0 and "\n" not in str(error.value)
 
 
 def test_wrong_content_and_a_cut_connection_leave_nothing(server, tmp_path):
@@ -524,9 +528,7 @@ def test_wrong_content_and_a_cut_connection_leave_nothing(server, tmp_path):
         server.content, server.cut = content, cut
         with pytest.raises(InputError, match=said) as error:
             ensure_human(LIFT, tmp_path)
-        assert (
-            server.server_port and str(server.server_port) in str(error.value) and "--preferences" in str(error.value)
-        )
+        assert str(server.server_port) in str(error.value) and "put a copy at" in str(error.value)
         assert left(tmp_path) == [] and "\n" not in str(error.value)
     server.content, server.cut = whole, False
     assert ensure_human(LIFT, tmp_path).read_bytes() == whole
@@ -538,7 +540,7 @@ def test_no_server_and_no_such_file(server, tmp_path, monkeypatch):
         ensure_human(LIFT, tmp_path)
     monkeypatch.setattr(d4rl, "HOSTS", ("http://127.0.0.1:9",))
     with pytest.raises(InputError, match=r"http://127.0.0.1:9/hopper_medium_expert-v2.hdf5.*--no-use-replay"):
-        d4rl.dataset(resolve(HOPPER), tmp_path, Workers(1))
+        suites.dataset(resolve(HOPPER), tmp_path, Workers(1), WITHOUT)
 
 
 def test_a_download_can_be_stopped(server, tmp_path):
@@ -604,24 +606,24 @@ def mirrors(files, monkeypatch):
 @pytest.mark.parametrize("bad", ["refuses", "stalls", "flips", "cuts", "breaks"])
 def test_the_next_address_is_tried(mirrors, files, tmp_path, bad):
     path = tmp_path / "lift.npz"
-    download(mirrors("lift.npz", bad, "works"), path, "advice")
+    download(mirrors("lift.npz", bad, "works"), path)
     assert path.read_bytes() == (files["folder"] / "lift.npz").read_bytes()
 
 
 @pytest.mark.parametrize("bad", ["cuts", "says"])
 def test_a_file_without_a_checksum_must_be_a_whole_hdf5(mirrors, files, tmp_path, bad):
     path = tmp_path / "hopper.hdf5"
-    download(mirrors("hopper.hdf5", bad, "works"), path, "advice")
+    download(mirrors("hopper.hdf5", bad, "works"), path)
     assert path.read_bytes() == (files["folder"] / "hopper.hdf5").read_bytes()
 
 
 def test_the_last_error_names_all_addresses(mirrors, tmp_path):
     how = ("refuses", "stalls", "flips", "cuts")
     with pytest.raises(InputError) as error:
-        download(mirrors("lift.npz", *how), tmp_path / "lift.npz", "give a copy with --preferences")
+        download(mirrors("lift.npz", *how), tmp_path / "lift.npz")
     said = str(error.value)
     assert all(f"/{word}/lift.npz: " in said for word in how) and "403" in said and "timed out" in said
-    assert said.endswith("--preferences") and "\n" not in said and left(tmp_path) == []
+    assert said.endswith(f"put a copy at {tmp_path / 'lift.npz'}") and "\n" not in said and left(tmp_path) == []
 
 
 @pytest.mark.parametrize(("suite", "env", "name"), [(robomimic, LIFT, "lift.npz"), (d4rl, HOPPER, "hopper.npz")])
@@ -649,7 +651,7 @@ def test_people_and_rewards_are_compared_on_the_same_pairs(mirrors, files, tmp_p
     for name, arrays in cases.items():
         (tmp_path / "robomimic").mkdir(exist_ok=True)
         np.savez(tmp_path / f"robomimic/{name}.npz", **arrays)
-        at_hand = replace(mirrors("lift.npz"), name=f"robomimic/{name}.npz")
+        at_hand = replace(mirrors("lift.npz"), name=f"robomimic/{name}.npz", blob="")
         monkeypatch.setitem(robomimic.LABELS["released"], LIFT, Labels((at_hand,)))
         dataset.main(dataset.DatasetArgs(env=LIFT, labels=("human", "released"), data_dir=tmp_path))
         said = re.findall(r"labels of (\S+) and (\S+) agree: (\d+) % of the (\d+) pairs", capsys.readouterr().out)
@@ -675,8 +677,16 @@ def test_check_downloads_nothing(mirrors, tmp_path, monkeypatch, capsys):
 
 
 # ---------------------------------------------------------------- labels by index
+@pytest.fixture(autouse=True)
+def labels_as_they_were(monkeypatch):
+    for whose, labels in d4rl.LABELS.items():
+        monkeypatch.setitem(d4rl.LABELS, whose, dict(labels))
+
+
 def write_labels(folder: Path, env: str, whose: str, label, first, second, protocol: int = 2) -> Path:
-    """Pickles as Uni-RLHF and DPPO released them."""
+    """Pickles as Uni-RLHF and DPPO released them, which from now on in this test may have any content."""
+    labels = d4rl.LABELS[whose][env]
+    d4rl.LABELS[whose][env] = replace(labels, files=tuple(replace(file, blob="") for file in labels.files))
     for file, array in zip(d4rl.LABELS[whose][env].files, (label, first, second), strict=True):
         path = folder / file.name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -765,19 +775,24 @@ def test_segments_drawn_within_episodes_may_not_cross_their_ends(cheetah, tmp_pa
         read_crowd(tmp_path, cheetah, env, "human")
 
 
-def test_ipl_iql_trains_on_crowd_labels(cheetah, tmp_path):
+def test_ipl_iql_trains_on_crowd_labels(cheetah, tmp_path, monkeypatch):
+    monkeypatch.delenv("IPL_DATA_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
     write_labels(tmp_path / "data", CROWDED, "crowd", [0, 1] * 10, np.arange(20), 600 + np.arange(20))
-    arguments = ["--env", CROWDED, *SMALL.split(), "--total-steps", 20, "--eval-every", 20, "--dataset", cheetah]
-    arguments += ["--max-episode-steps", 20]
-    done = subprocess.run(command("ipl_iql", *arguments), **environment(tmp_path / "data", tmp_path))
-    assert done.returncode == 0, done.stderr
+    words = ["--env", CROWDED, *SMALL.split(), "--total-steps", 20, "--eval-every", 20, "--dataset", cheetah]
+    words = [*map(str, words), "--max-episode-steps", "20", "--data-dir", "data", "--overwrite"]
+
+    def train() -> None:
+        ipl_iql.train(parse_args(default_args(ipl_iql.Args, ipl_iql.DEFAULTS, words), words))
+
+    train()
     config = json.loads((tmp_path / "runs" / CROWDED / "ipl_iql/seed-1/config.json").read_text())
     assert config["args"]["preference_labels"] == "crowd" and set(config["dataset_fingerprint"]) == {
         "preferences", "dataset"}  # fmt: skip
     path = tmp_path / "data" / d4rl.LABELS["crowd"][CROWDED].files[0].name
     path.write_bytes(pickle.dumps(Hostile()))
-    again = subprocess.run(command("ipl_iql", *arguments, "--overwrite"), **environment(tmp_path / "data", tmp_path))
-    assert again.returncode == 2 and again.stderr.count("\n") == 1 and "it would call" in again.stderr
+    with pytest.raises(InputError, match="it would call"):
+        train()
     assert not list(tmp_path.rglob("hostile"))
 
 

@@ -7,7 +7,6 @@ told that it is saved, and is dropped.
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import math
@@ -22,7 +21,8 @@ import numpy as np
 
 from common import suites
 from common.data import read_preferences
-from common.files import InputError, atomic, fingerprint
+from common.files import InputError, atomic, fingerprint, try_lock
+from common.remedies import remedy
 from common.seeds import LABELS
 from common.suites.base import Episode, Task
 
@@ -114,13 +114,13 @@ class Answers:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = open(self.path, "a+b", buffering=0)
+            alone = try_lock(self.file)
         except OSError as error:
-            raise InputError(f"{self.path}: {error.strerror}; choose another --labels-dir") from None
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel's: it goes with the process
-        except BlockingIOError:
+            way = remedy(error, self.path, "--labels-dir") or "choose another --labels-dir"
+            raise InputError(f"{self.path}: {error.strerror}; {way}") from None
+        if not alone:
             self.file.close()
-            raise InputError(f"{self.path}: is open in another process; use its page, or another --name") from None
+            raise InputError(f"{self.path}: is open in another process; use its page, or another --name")
         self.file.seek(0)
         content = self.file.read()
         self.end = content.rfind(b"\n") + 1
@@ -252,6 +252,13 @@ def write_pairs(path: Path, episodes: list[Episode], pairs: Pairs, labels, task:
 
 
 # ---------------------------------------------------------------- several labellers
+def find_dataset(args, task: Task, workers) -> Path:
+    """--dataset, or the environment's own. InputError: it cannot be had."""
+    if args.dataset:
+        return Path(args.dataset)
+    return suites.dataset(task, args.data_dir, workers, "name one with --dataset FILE.hdf5")
+
+
 def kappa(a: dict[int, float], b: dict[int, float]) -> tuple[int, float, float]:
     """Cohen's kappa (1960) of two labellers, over the pairs that both labelled.
 
@@ -292,7 +299,7 @@ def merge(args, task: Task, workers) -> tuple[Path, int]:
     if not found:
         raise InputError(f"--merge: {args.labels_dir}: holds no answers for {task.env}; label some first")
     suite, project = suites.SUITES[task.suite], next(iter(found.values())).project
-    dataset = Path(args.dataset) if args.dataset else suite.dataset(task, args.data_dir, workers)
+    dataset = find_dataset(args, task, workers)
     for path, answers in found.items():
         if answers.project != project | {"dataset": fingerprint(dataset), "steps": suite.segment(task)}:
             raise InputError(f"--merge: {path}: is not of the same pairs as {next(iter(found))} and {dataset}")

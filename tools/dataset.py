@@ -82,7 +82,7 @@ def find_dataset(args: DatasetArgs, task: Task) -> Path:
     workers = Workers(args.workers or available_cpus())
     try:
         recipe = Recipe(args.episodes, args.noise, args.seed, args.pairs)
-        return suites.SUITES[task.suite].dataset(task, args.data_dir, workers, recipe)
+        return suites.dataset(task, args.data_dir, workers, "name one with --dataset FILE.hdf5", recipe)
     finally:
         workers.close()
 

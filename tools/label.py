@@ -28,7 +28,7 @@ from common.cli import Signals, default_data_dir, parse_args, user_errors
 from common.files import InputError, Interrupted, WorkersError, fingerprint
 from common.rollouts import Workers, available_cpus, film, require_rendering
 from common.suites.base import Episode, Task
-from tools.answers import MERGED, Answers, Pairs, draw_pairs, merge, write_pairs
+from tools.answers import MERGED, Answers, Pairs, draw_pairs, find_dataset, merge, write_pairs
 from tools.label_server import Session, serve
 
 FPS = 8
@@ -153,7 +153,7 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
         raise InputError(f"--host {args.host}: name one address of this machine, such as {socket.gethostname()}")
     if not files.with_name(files.name + ".jsonl").exists():  # the first start: before a dataset is built for nothing
         require_rendering(workers, task, f"--env {task.env}")
-    dataset = Path(args.dataset) if args.dataset else suite.dataset(task, args.data_dir, workers)
+    dataset = find_dataset(args, task, workers)
     episodes = suite.read_episodes(dataset, task)
     project = {"env": task.env, "dataset": fingerprint(dataset), "seed": args.seed, "balance": args.balance,
                "steps": suite.segment(task)}  # fmt: skip
@@ -199,6 +199,9 @@ def main(args: LabelArgs) -> None:
     """Label, or merge what was labelled."""
     task = suites.resolve(args.env)
     args.env = task.env
+    if not suites.SUITES[task.suite].REPLAYS:
+        raise InputError(f"--env {task.env}: its data hold no states to make pictures from; label pairs of MetaWorld, "
+                         "robomimic or D4RL")  # fmt: skip
     with Signals() as signals:
         workers = Workers(args.workers or available_cpus(), lambda: bool(signals))
         try:

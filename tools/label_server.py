@@ -22,6 +22,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import make_server
 
 from common.files import InputError
+from common.remedies import remedy
 from tools.answers import CHOICES, Answers, Pairs, Question
 
 PAGE = Path(__file__).with_name("label.html")
@@ -121,7 +122,8 @@ def make_app(token: str, hosts: list[str], question: str, session: Session) -> F
     @app.errorhandler(OSError)
     def unsaved(error: OSError) -> tuple[Response, int]:
         print(f"an answer could not be saved: {error}", file=sys.stderr)
-        return Response(f"Not saved: {error.strerror}. Try again.\n", mimetype="text/plain"), 507
+        way = remedy(error, session.answers.path, "--labels-dir") or "try again"
+        return Response(f"Not saved: {error.strerror}; {way}.\n", mimetype="text/plain"), 507
 
     @app.after_request
     def protect(response: Response) -> Response:

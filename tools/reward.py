@@ -128,7 +128,7 @@ def read_data(run: Learned) -> tuple[Preferences, Path, Path | None]:
     """The run's pairs, their first file and the dataset's. InputError: they are not what it was trained on."""
     workers = Workers(available_cpus())
     try:
-        files, dataset, labels = find_files(run.args, run.task, workers)
+        files, dataset, labels = find_files(run.args, run.task, workers, "name its folder with --data-dir")
     finally:
         workers.close()
     for name, paths in (("preferences", files), ("dataset", [dataset])):

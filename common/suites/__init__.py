@@ -18,6 +18,7 @@ A suite's file has these functions:
     read_episodes(path, task) -> list[Episode]  the offline dataset's episodes, with what `replay` needs
     replay(sim, episode, first) -> Iterator  places the environment `sim` in the episode's states from step `first` on;
                                              `obs` (O,) of each, while `sim.render()` shows it
+    REPLAYS                  bool            whether there is a `replay`
     describe(path, task)     -> list[str]    the offline dataset in a few lines
     LABELS                                   whose labels ("human", "crowd", ...) -> canonical id -> Labels
 
@@ -28,16 +29,18 @@ What a suite does not have raises InputError and says what to do instead. No tor
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gymnasium
 
-from common.files import InputError, Remote, build_once, download
+from common.files import InputError, Remote, build_once, download, is_released
+from common.remedies import simulator_remedy
 from common.suites import d4rl, gym, metaworld, minari, robomimic
-from common.suites.base import Labels, Task
+from common.suites.base import Labels, Recipe, Task
 
 SUITES = {"metaworld": metaworld, "robomimic": robomimic, "d4rl": d4rl, "minari": minari, "gym": gym}
 
@@ -78,14 +81,46 @@ def resolve(env: str, max_steps: int = 0, dataset: str = "") -> Task:
 
 
 def make(task: Task, render: bool = False) -> gymnasium.Env:
-    """The task's environment. Observations (O,), actions (A,) in [-1, 1]; `render()` gives (H, W, 3) uint8."""
-    env = SUITES[task.suite].make(task, render)
+    """The task's environment. Observations (O,), actions (A,) in [-1, 1]; `render()` gives (H, W, 3) uint8.
+
+    Raises:
+        InputError: it cannot be made; without `render` too, since simulators load OpenGL when they are imported.
+    """
+    try:
+        env = SUITES[task.suite].make(task, render)
+    except Exception as error:  # each back end of OpenGL raises its own kind
+        if isinstance(error, InputError) or not (way := simulator_remedy(str(error))):
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(f"--env {task.env}: cannot be made ({type(error).__name__}: {reason}); {way}") from None
     return gymnasium.wrappers.TimeLimit(env, task.max_steps) if task.max_steps else env
 
 
 def score(task: Task, episode_return: float) -> float | None:
     """D4RL's normalised score, 0 for its random and 100 for its expert policy; None where there is none."""
     return SUITES[task.suite].score(task, episode_return)
+
+
+def dataset(task: Task, folder: Path, workers, advice: str, recipe: Recipe = Recipe()) -> Path:  # noqa: B008 (frozen)
+    """The task's own offline dataset, built or downloaded if it is not there.
+
+    Args:
+        advice: what the command that asks can do without it, in its own flags.
+
+    Raises:
+        InputError: it cannot be had.
+    """
+    with advised(advice):
+        return SUITES[task.suite].dataset(task, folder, workers, recipe)
+
+
+@contextlib.contextmanager
+def advised(advice: str) -> Iterator[None]:
+    """Ends an InputError of the block with `advice`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{error}; {advice}") from None
 
 
 def labels_of(task: Task, whose: str) -> Labels:
@@ -104,13 +139,20 @@ def fetch(labels: Labels, folder: Path, stop: Callable[[], bool] = lambda: False
 
 
 def at_hand(file: Remote, folder: Path) -> Path | None:
-    """Where the file lies: in `folder` or IPL_DATA_DIR, with or without the first folder of its name."""
+    """Where the file lies: in `folder` or IPL_DATA_DIR, with or without the first folder of its name.
+
+    Raises:
+        InputError: what lies there is another one.
+    """
     short = file.name.split("/", 1)[1]
     folders = (folder, Path(os.environ.get("IPL_DATA_DIR") or folder))
-    return next((at / name for at in folders for name in (file.name, short) if (at / name).exists()), None)
+    path = next((at / name for at in folders for name in (file.name, short) if (at / name).exists()), None)
+    if path and not is_released(path, file):
+        raise InputError(f"{path}: is not the file that was released (its git blob id differs); move it away, and put "
+                         f"{file.urls[0]} there, or let it be downloaded")  # fmt: skip
+    return path
 
 
 def _fetch(file: Remote, folder: Path, stop: Callable[[], bool]) -> Path:
     path = folder / file.name
-    advice = f"put a copy at {path}, or give pairs with --preferences"
-    return at_hand(file, folder) or build_once(path, lambda: download(file, path, advice, stop), stop)
+    return at_hand(file, folder) or build_once(path, lambda: download(file, path, stop), stop)

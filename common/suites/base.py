@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from common.files import InputError, Remote, atomic, on_github, read_arrays, read_pickle, write_hdf5
+from common.files import ONE_ARRAY, InputError, Remote, atomic, on_github, read_arrays, read_pickle, write_hdf5
 
 ACTION_LIMIT = 1 - 1e-5
 """actions are clipped to +-ACTION_LIMIT, as in the original"""
@@ -31,6 +33,8 @@ class Task:
     obs_dim: int  # numbers of an observation
     act_dim: int  # numbers of an action, each in [-1, 1]
     max_steps: int = 0  # of --max-episode-steps; 0: the environment's own limit
+    low: tuple[float, ...] = ()  # the smallest and largest actions in the environment's own units; (): -1 and 1
+    high: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,12 @@ class Episode:
     state: dict[str, np.ndarray | int | str]  # what its suite's `replay` places the simulator by
 
 
+@functools.cache
+def warn(line: str) -> None:
+    """A line on stderr, once a process: files are read more than once."""
+    print(line, file=sys.stderr)
+
+
 # ---------------------------------------------------------------- checks
 def require(path: Path, arrays: dict, names: tuple[str, ...]) -> None:
     """Raises InputError naming the first of `names` that `arrays` lacks."""
@@ -99,6 +109,12 @@ def require(path: Path, arrays: dict, names: tuple[str, ...]) -> None:
         if name not in arrays:
             found = ", ".join(sorted(n for n in arrays if n not in ("protocol", "env_args"))[:5])
             raise InputError(f"{path}: has no '{name}' (it has {found or 'no arrays'}); docs/data.md lists the keys")
+
+
+def hint_at_limit(env: str, max_steps: int, horizon: int) -> None:
+    """A word on stderr where --max-episode-steps is beyond the simulator's own limit, which no wrapper lengthens."""
+    if max_steps > horizon:
+        warn(f"--max-episode-steps {max_steps}: {env} ends after {horizon} steps all the same")
 
 
 def check(path: Path, name: str, array: np.ndarray, shape: tuple, low=-np.inf, high=np.inf,
@@ -110,7 +126,11 @@ def check(path: Path, name: str, array: np.ndarray, shape: tuple, low=-np.inf, h
     """
     if array.ndim != len(shape) or any(want not in (None, have) for want, have in zip(shape, array.shape, strict=True)):
         want = " x ".join("any" if n is None else str(n) for n in shape)
-        raise InputError(f"{path}: '{name}' has shape {array.shape}, not {want}; is it a file of this environment?")
+        other = array.ndim == len(shape) > 1 and array.shape[-1] != shape[-1] is not None
+        hint = "is it a file of this environment?" if other else "docs/data.md has the shapes"
+        raise InputError(f"{path}: '{name}' has shape {array.shape}, not {want}; {hint}")
+    if array.dtype == object:
+        raise InputError(f"{path}: '{name}' holds Python objects, not numbers; {ONE_ARRAY}")
     if np.issubdtype(array.dtype, np.complexfloating) or not (
         np.issubdtype(array.dtype, kind) or (array.dtype == bool and kind is np.number)
     ):
@@ -134,11 +154,41 @@ def check_actions(path: Path, name: str, action: np.ndarray, shape: tuple) -> np
     return np.clip(action.astype(np.float32), -ACTION_LIMIT, ACTION_LIMIT)
 
 
+def hint_at_units(path: Path, action: np.ndarray, task: Task) -> None:
+    """A word on stderr where `action` (..., A), within +-1, looks like one in the environment's own units."""
+    low, high = (np.array(bound or (fallback,), np.float64) for bound, fallback in ((task.low, -1), (task.high, 1)))
+    narrow = (low > -1).any() or (high < 1).any()  # else every action in [-1, 1] lies within them
+    if narrow and action.size and (action >= low - 1e-3).all() and (action <= high + 1e-3).all():
+        warn(f"{path}: all actions lie within the environment's own bounds, {list(task.low)} to {list(task.high)}; "
+             "were they rescaled to [-1, 1]? 2 (action - low) / (high - low) - 1 does it")  # fmt: skip
+
+
+LABELS = "0 (first preferred), 0.5 (tie) and 1 (second preferred)"
+OTHER_LABELS = {
+    (1, 2): "label - 1",
+    (-1, 1): "(label + 1) / 2",
+    (-1, 0, 1): "np.where(label < 0, 0.5, label) if -1 is a tie",
+}
+"""other conventions, and what makes ours of them"""
+
+
+def one_a_pair(path: Path, name: str, label: np.ndarray) -> None:
+    """Raises InputError where labels are columns."""
+    if label.ndim == 2 and label.shape[1] in (1, 2):
+        made = f"{name}[:, {label.shape[1] - 1}]" + (", the second segment's," if label.shape[1] == 2 else "")
+        raise InputError(f"{path}: '{name}' has shape {label.shape}; one number a pair is wanted, ({len(label)},): "
+                         f"{made} makes it")  # fmt: skip
+
+
 def check_labels(path: Path, label: np.ndarray, pairs: int) -> np.ndarray:
     """Labels (P,): 1 the second segment is preferred, 0 the first, 0.5 a tie."""
+    one_a_pair(path, "label", label)
     check(path, "label", label, (pairs,))
     if not np.isin(label, (0.0, 0.5, 1.0)).all():
-        raise InputError(f"{path}: 'label' holds values other than 0 (first), 0.5 (tie) and 1 (second preferred)")
+        values = np.unique(label)
+        made = OTHER_LABELS.get(tuple(values.tolist()), "make the file again")
+        shown = ", ".join(f"{value:g}" for value in values[:5])
+        raise InputError(f"{path}: 'label' holds {shown}; wanted are {LABELS}: {made}")
     if not pairs:
         raise InputError(f"{path}: 'label' is empty; there is nothing to learn from")
     return label
@@ -181,7 +231,7 @@ def pairs_of_transitions(path: Path, t: Transitions, segment: int) -> Preference
     row = first_rows(t)
     steps = np.diff(np.append(row, len(t.obs)))
     if steps.max() < segment:
-        raise InputError(f"{path}: no episode is as long as a segment, {segment} steps; take --preferences FILE")
+        raise InputError(f"{path}: no episode is as long as a segment, {segment} steps; train on --preferences FILE")
     start, label = draw_pairs(steps, row, t.reward, PAIRS, 0, segment, 1.0)
     return Preferences(t.obs, t.action, start, label, segment, t.reward)
 
@@ -198,6 +248,7 @@ def read_npz_pairs(path: Path, task: Task) -> Preferences:
     check(path, "obs_2", arrays["obs_2"], (pairs, length, task.obs_dim))
     action = np.stack([check_actions(path, f"action_{k}", arrays[f"action_{k}"], (pairs, length, task.act_dim))
                        for k in (1, 2)]).reshape(-1, task.act_dim)  # fmt: skip
+    hint_at_units(path, action, task)
     obs = np.stack([arrays["obs_1"], arrays["obs_2"]]).astype(np.float32).reshape(-1, task.obs_dim)
     start = np.arange(2 * pairs).reshape(2, pairs).T * length
     return Preferences(obs, action, start, check_labels(path, arrays["label"], pairs), length)
@@ -212,7 +263,8 @@ def pairs_by_index(labels: Labels, files: list[Path], path: Path, rows: Preferen
     Raises:
         InputError: a label is none, or a segment is not inside the dataset of `path` or one of its episodes.
     """
-    label = check(files[0], "labels", read_pickle(files[0]), (None,), kind=np.integer)
+    one_a_pair(files[0], "labels", label := read_pickle(files[0]))
+    check(files[0], "labels", label, (None,), kind=np.integer)
     if not (len(label) and np.isin(label, (-1, 0, 1)).all()):
         raise InputError(f"{files[0]}: holds labels other than 0 (first), 1 (second preferred) and -1 (tie)")
     first, steps = [], labels.segment
@@ -289,11 +341,12 @@ def read_rows(path: Path, task: Task) -> dict[str, np.ndarray]:
     require(path, arrays, ("obs", "action", "reward", "episodes/row", "episodes/length"))
     made_for, schema = arrays["protocol"].get("env", task.env), arrays["protocol"].get("schema", SCHEMA)
     if made_for != task.env:
-        raise InputError(f"{path}: was built for {made_for}, not for {task.env}; choose another --dataset or --env")
+        raise InputError(f"{path}: was built for {made_for}, not for {task.env}; name a file of that one")
     if schema != SCHEMA:
-        raise InputError(f"{path}: has schema {schema}, expected {SCHEMA}; delete it and start again")
+        raise InputError(f"{path}: has schema {schema}, this code reads {SCHEMA}; build it with this code")
     rows = len(check(path, "obs", arrays["obs"], (None, task.obs_dim)))
     arrays["action"] = check_actions(path, "action", arrays["action"], (rows, task.act_dim))
+    hint_at_units(path, arrays["action"], task)
     check(path, "reward", arrays["reward"], (rows,))
     for name in ("episodes/row", "episodes/length"):
         if arrays[name].dtype.kind in "iu":
@@ -351,5 +404,12 @@ def pairs_of_rows(path: Path, task: Task, segment: int) -> Preferences:
     last = len(arrays["obs"]) - length
     start = check(path, "preferences/start", arrays["preferences/start"], (None, 2), 0, last, np.integer)
     label = check_labels(path, arrays["preferences/label"], len(start))
+    row, steps = arrays["episodes/row"], arrays["episodes/length"]
+    order = np.argsort(row)
+    episode = order[np.maximum(np.searchsorted(row[order], start, side="right") - 1, 0)]
+    inside = (start >= row[episode]) & (start + length <= row[episode] + steps[episode])
+    if not inside.all():
+        raise InputError(f"{path}: {(~inside).sum()} segments of {length} steps from 'preferences/start' cross an "
+                         "episode's end; draw first rows from row to row + length - steps")  # fmt: skip
     gamma = float(arrays["protocol"].get("gamma", 1.0))
     return Preferences(arrays["obs"], arrays["action"], start, label, length, arrays["reward"], gamma)

@@ -122,6 +122,7 @@ LABELS = {
 }
 HORIZON = 1000
 """steps after which an episode is cut off"""
+REPLAYS = True
 SEGMENT = 100
 """steps of a segment, as long as those that people labelled"""
 
@@ -144,6 +145,7 @@ def make(task: Task, render: bool = False) -> gymnasium.Env:
     """Gymnasium's -v4 is the nearest to the environments of the datasets; -v5 has other observations."""
     gymnasium.logger.min_level = gymnasium.logger.ERROR  # it would advise -v5
     extra = {"render_mode": "rgb_array", "camera_name": "track"} if render else {}  # else it walks out of sight
+    extra |= {"max_episode_steps": task.max_steps} if task.max_steps else {}  # a wrapper could not lengthen them
     return gymnasium.make(SIMS[task.env.split("-")[0]][0], disable_env_checker=True, **extra)
 
 
@@ -161,15 +163,15 @@ def remote(task: Task) -> Remote:
 def dataset(task: Task, folder: Path, workers, recipe: Recipe | None = None) -> Path:
     file = remote(task)
     path = folder / file.name
-    advice = "give a copy with --dataset, or train on the preference segments alone with --no-use-replay"
-    return build_once(path, lambda: download(file, path, advice, workers.stop), workers.stop)
+    return build_once(path, lambda: download(file, path, workers.stop), workers.stop)
 
 
 def read_raw(path: Path, task: Task) -> tuple[np.ndarray, ...]:
     """D4RL's HDF5 as it is: obs (T, O), action (T, A), reward, terminal, timeout (T,), the last one as counted by
     `at_time_limit` where the file has no `timeouts`.
 
-    Rewards are scaled by 1000 / (largest - smallest return), as IQL and IPL do for locomotion.
+    Rewards are scaled by 1000 / (largest - smallest return), as IQL and IPL do for locomotion. An episode within which
+    the file ends counts for neither, as in their readers, unless it is the only one.
     """
     keys = ("observations", "actions", "rewards", "terminals", "timeouts")
     arrays = read_arrays(path, lambda name: name in keys)
@@ -184,6 +186,8 @@ def read_raw(path: Path, task: Task) -> tuple[np.ndarray, ...]:
                else at_time_limit(terminal))  # fmt: skip
     first = np.flatnonzero(np.append(True, (terminal | timeout)[:-1]))
     returns = np.add.reduceat(reward.astype(np.float64), first)
+    if len(returns) > 1 and not (terminal | timeout)[-1]:
+        returns = returns[:-1]
     scale = 1000 / max(returns.max() - returns.min(), 1e-6)
     obs = arrays["observations"].astype(np.float32)
     return obs, action, (reward * scale).astype(np.float32), terminal, timeout

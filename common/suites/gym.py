@@ -19,6 +19,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from common.files import InputError
+from common.remedies import simulator_remedy
 from common.suites.base import (
     Episode,
     Preferences,
@@ -32,6 +33,7 @@ from common.suites.base import (
 )
 
 LABELS: dict[str, dict] = {}
+REPLAYS = False
 SEGMENT = 25
 """steps of a segment of an own HDF5 that does not say"""
 
@@ -66,7 +68,13 @@ def see_modules_here() -> None:
 
 def find(env: str, max_steps: int) -> Task:
     """Makes the environment once and reads its spaces. InputError: it cannot be made, or not be trained on."""
-    return Task("gym", env, *sizes(env, _make(env, False, max_steps), max_steps), max_steps)
+    sim = _make(env, False, max_steps)
+    return Task("gym", env, *sizes(env, sim, max_steps), max_steps, *bounds(sim.action_space))
+
+
+def bounds(action: Box) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The smallest and the largest action, in the environment's own units."""
+    return tuple(action.low.tolist()), tuple(action.high.tolist())
 
 
 def sizes(env: str, sim: gymnasium.Env, max_steps: int) -> tuple[int, int]:
@@ -92,7 +100,8 @@ def sizes(env: str, sim: gymnasium.Env, max_steps: int) -> tuple[int, int]:
     if not flattens(obs):
         raise InputError(f"--env {env}: has observations {obs}; only vectors, or what flattens to one, can be trained")
     if not (limit or max_steps):
-        raise InputError(f"--env {env}: has no time limit; give one with --max-episode-steps, or register it with one")
+        raise InputError(f"--env {env}: has no time limit; register it with max_episode_steps=N, or train with "
+                         "--max-episode-steps N")  # fmt: skip
     if why := try_out(sim):
         raise InputError(f"--env {env}: {why}")
     sim.close()
@@ -153,7 +162,10 @@ def _make(env: str, render: bool, max_steps: int) -> gymnasium.Env:
         return gymnasium.make(env, disable_env_checker=True, **extra)
     except Exception as error:  # whatever the environment's constructor raises
         reason = (str(error).splitlines() or [""])[0]
-        raise InputError(f"--env {env}: cannot be made ({type(error).__name__}: {reason})") from None
+        way = simulator_remedy(reason)
+        raise InputError(
+            f"--env {env}: cannot be made ({type(error).__name__}: {reason}){way and '; ' + way}"
+        ) from None
 
 
 def score(task: Task, episode_return: float) -> None:
@@ -166,8 +178,7 @@ def remote(task: Task) -> None:
 
 
 def dataset(task: Task, folder: Path, workers, recipe: Recipe | None = None) -> Path:
-    raise InputError(f"--env {task.env}: has no data of its own; give --preferences FILE.npz (docs/data.md says how to "
-                     "make it), and --dataset FILE.hdf5 with --use-replay")  # fmt: skip
+    raise InputError(f"--env {task.env}: has no data of its own (docs/data.md says how to make them)")
 
 
 def read_transitions(path: Path, task: Task) -> Transitions:
@@ -186,12 +197,11 @@ def segment(task: Task) -> int:
 
 
 def read_episodes(path: Path, task: Task) -> list[Episode]:
-    raise InputError(f"--env {task.env}: its data hold no states to make pictures from; label pairs of MetaWorld, "
-                     "robomimic or D4RL")  # fmt: skip
+    raise NotImplementedError("there are no states to make pictures from")
 
 
 def replay(sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
-    raise NotImplementedError("there are no episodes: see read_episodes")
+    raise NotImplementedError("there are no states to make pictures from")
 
 
 def describe(path: Path, task: Task) -> list[str]:

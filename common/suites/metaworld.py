@@ -30,6 +30,7 @@ from common.suites.base import (
     Transitions,
     describe_rows,
     draw_pairs,
+    hint_at_limit,
     pairs_of_rows,
     read_rows,
     released_by_ipl,
@@ -58,6 +59,7 @@ RELEASED = {  # task: git blob id of the 10,000 pairs that IPL's authors release
 }
 LABELS = {"released": {f"{task}-v2": released_by_ipl(f"metaworld/{task}_10000.npz", blob)
                        for task, blob in RELEASED.items()}}  # fmt: skip
+REPLAYS = True
 SEGMENT, GAMMA = 25, 0.99  # length and label discount of the preference segments
 
 
@@ -71,6 +73,7 @@ def canonical(env: str) -> str | None:
 
 
 def find(env: str, max_steps: int) -> Task:
+    hint_at_limit(env, max_steps, HORIZON)
     return Task("metaworld", env, 39, 4, max_steps)
 
 

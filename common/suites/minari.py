@@ -18,7 +18,8 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Dict, MultiBinary, Tuple
 
-from common.files import InputError, check_hdf5, locked
+from common.files import InputError, locked, unreadable
+from common.remedies import remedy, simulator_remedy
 from common.suites import gym
 from common.suites.base import (
     ACTION_LIMIT,
@@ -34,9 +35,15 @@ from common.suites.base import (
 )
 
 LABELS: dict[str, dict] = {}
-read_episodes, replay = gym.read_episodes, gym.replay  # its data hold no states that pictures are made from
+REPLAYS, read_episodes, replay = (
+    gym.REPLAYS,
+    gym.read_episodes,
+    gym.replay,
+)  # its data hold no states that pictures are made from
 SEGMENT = 50
 """steps of a segment"""
+FOLDER = "MINARI_DATASETS_PATH"
+"""what chooses Minari's folder"""
 
 
 def names() -> list[str]:
@@ -69,9 +76,11 @@ def load(env: str):
             _download(name, folder)
         _require_environment(MinariStorage.read_raw_metadata(folder / "data"))
         data = minari.load_dataset(name)
+    except InputError:
+        raise
     except Exception as error:  # each of Minari's hosts has its own
         reason = (str(error).splitlines() or [""])[0]
-        advice = "`minari list local` and `minari list remote` name those that can"
+        advice = remedy(error, flag=FOLDER) or "`minari list local` and `minari list remote` name those that can"
         raise InputError(f"--dataset {env}: cannot be had ({type(error).__name__}: {reason}); {advice}") from None
     if not (Path(data.storage.data_path) / "main_data.hdf5").exists():
         raise InputError(f'--dataset {env}: is not stored as HDF5; record it with data_format="hdf5"')
@@ -84,8 +93,7 @@ def _download(name: str, folder: Path) -> None:
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # else a line a retry
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with locked(folder, flag=FOLDER):
         if not (folder / "data").exists():
             try:
                 minari.download_dataset(name)
@@ -120,14 +128,15 @@ def find(env: str, max_steps: int, given: str = "") -> Task:
     own = data.env_spec.id if data.env_spec else None
     if given not in ("", env) and given.split(":")[-1] != own:
         raise InputError(f"--env {given}: {env} was recorded in {own}; leave --env out, or choose another --dataset")
-    obs_dim, act_dim = gym.sizes(env, _recover(env), max_steps)
-    if differ := difference(spaces(env)[0], data.observation_space):
+    sim = _recover(env)
+    obs_dim, act_dim = gym.sizes(env, sim, max_steps)
+    if differ := difference(sim.observation_space, data.observation_space):
         raise InputError(f"--dataset {env}: its observations are not those of {own}: {differ}")
     space = data.action_space
     bounded = isinstance(space, Box) and np.isfinite(space.low).all() and np.isfinite(space.high).all()
     if not bounded or space.shape != (act_dim,):
         raise InputError(f"--dataset {env}: has actions {space}, which are not the {act_dim} bounded numbers of {own}")
-    task = Task("minari", env, obs_dim, act_dim, max_steps)
+    task = Task("minari", env, obs_dim, act_dim, max_steps, *gym.bounds(sim.action_space))
     score(task, 0.0)  # wrong metadata are said here, not in the first evaluation
     return task
 
@@ -151,22 +160,24 @@ def difference(space: gymnasium.Space, stored: gymnasium.Space) -> str:
     return "" if gymnasium.spaces.flatdim(space) == gymnasium.spaces.flatdim(stored) else f"{stored}, not {space}"
 
 
-def _recover(env: str, render: bool = False) -> gymnasium.Env:
+def _recover(env: str, render: bool = False, max_steps: int = 0) -> gymnasium.Env:
     gym.see_modules_here()
     gymnasium.logger.min_level = gymnasium.logger.ERROR  # it would advise newer versions
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about versions of packages
-            return load(env).recover_environment(render_mode="rgb_array" if render else None, disable_env_checker=True)
+            extra = {"max_episode_steps": max_steps} if max_steps else {}
+            render_mode = "rgb_array" if render else None
+            return load(env).recover_environment(render_mode=render_mode, disable_env_checker=True, **extra)
     except Exception as error:  # whatever the environment's constructor raises
         reason = (str(error).splitlines() or [""])[0]
-        raise InputError(
-            f"--dataset {env}: its environment cannot be made ({type(error).__name__}: {reason})"
-        ) from None
+        way = simulator_remedy(reason)
+        raise InputError(f"--dataset {env}: its environment cannot be made ({type(error).__name__}: {reason})"
+                         f"{way and '; ' + way}") from None  # fmt: skip
 
 
 def make(task: Task, render: bool = False) -> gymnasium.Env:
-    return gym.wrap(_recover(task.env, render))
+    return gym.wrap(_recover(task.env, render, task.max_steps))
 
 
 def score(task: Task, episode_return: float) -> float | None:
@@ -212,12 +223,10 @@ def read_columns(path: Path, task: Task) -> list[tuple[np.ndarray, ...]]:
     observations, space = spaces(task.env)
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     try:
-        check_hdf5(path)
         recorded = [(e, flatten(observations, e.observations, len(e.rewards) + 1))
                     for e in data.iterate_episodes()]  # fmt: skip
     except Exception as error:  # damaged files raise many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: cannot be read ({reason}); delete its folder, and download or record it") from None
+        raise unreadable(path, error, "delete its folder, and download or record it") from None
     for e, obs in recorded:
         steps, name = len(e.rewards), f"episode {e.id}"
         obs = check(path, f"{name}, observations", obs, (steps + 1, task.obs_dim)).astype(np.float32)
@@ -276,7 +285,7 @@ def read_pairs(path: Path, task: Task) -> Preferences:
     episodes = read_columns(path, task)
     length = np.array([len(reward) for _, _, reward, _ in episodes])
     if length.max() < SEGMENT:
-        raise InputError(f"{path}: no episode is as long as a segment, {SEGMENT} steps; take --preferences FILE")
+        raise InputError(f"{path}: no episode is as long as a segment, {SEGMENT} steps; train on --preferences FILE")
     row = np.cumsum(length) - length
     obs, action, reward = (np.concatenate(c) for c in zip(*((o[:-1], a, r) for o, a, r, _ in episodes), strict=True))
     start, label = draw_pairs(length, row, reward, PAIRS, 0, SEGMENT, 1.0)

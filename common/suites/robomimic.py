@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import gymnasium
@@ -22,13 +23,17 @@ from common.suites.base import (
     copy_with_rewards,
     describe_episodes,
     describe_pairs,
+    hint_at_limit,
     pairs_of_transitions,
     released_by_ipl,
     require,
+    warn,
 )
 
 SIMS = {"lift": "Lift", "can": "PickPlaceCan", "square": "NutAssemblySquare"}
 """task: robosuite's name"""
+ROBOT, CONTROLLER, RATE = "Panda", "OSC_POSE", 20
+"""those of the datasets; decisions a second"""
 OBS_SIZES = {"lift": 49, "can": 53, "square": 53}
 OBS_KEYS = (
     "object-state robot0_joint_pos robot0_joint_pos_cos robot0_joint_pos_sin robot0_joint_vel robot0_eef_pos "
@@ -52,6 +57,9 @@ RELEASED = {  # the same pairs labelled by reward
 }
 LABELS = {whose: {env: released_by_ipl(f"preference_transformer/{name}", blob) for env, (name, blob) in files.items()}
           for whose, files in (("human", HUMAN), ("released", RELEASED))}  # fmt: skip
+REPLAYS = True
+HORIZON = {"ph": 400, "mh": 500}
+"""steps after which an episode is cut off, by robomimic's registry"""
 SEGMENT = {"ph": 50, "mh": 100}
 """steps of a segment, as long as those that people labelled"""
 
@@ -66,6 +74,7 @@ def canonical(env: str) -> str | None:
 
 
 def find(env: str, max_steps: int) -> Task:
+    hint_at_limit(env, max_steps, HORIZON[env.split("-")[1]])
     return Task("robomimic", env, OBS_SIZES[env.split("-")[0]], 7, max_steps)
 
 
@@ -80,18 +89,21 @@ class Robosuite(gymnasium.Env):
     def __init__(self, task: Task, render: bool = False):
         os.environ.setdefault("MUJOCO_GL", "glx")  # robosuite would insist on EGL, which may be missing
         logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
-        import robomimic
+        # robosuite refuses to be imported with a device that is none of CUDA_VISIBLE_DEVICES, also where nothing is
+        # rendered; EGL has its own numbers.
+        device = os.environ.pop("MUJOCO_EGL_DEVICE_ID", None)
         import robosuite
 
+        os.environ |= {"MUJOCO_EGL_DEVICE_ID": device} if device is not None else {}
         name, kind = task.env.split("-")
-        controller = robosuite.load_controller_config(default_controller="OSC_POSE")
+        controller = robosuite.load_controller_config(default_controller=CONTROLLER)
         self.sim = robosuite.make(
-            SIMS[name], robots="Panda", controller_configs=controller, control_freq=20, ignore_done=True,
+            SIMS[name], robots=ROBOT, controller_configs=controller, control_freq=RATE, ignore_done=True,
             reward_shaping=False, use_camera_obs=False, has_renderer=False, has_offscreen_renderer=render,
         )  # fmt: skip
         for what in ("enabled", "active"):
             self.sim.modify_observable("robot0_joint_pos", what, True)
-        self.horizon, self.steps = robomimic.DATASET_REGISTRY[name][kind]["low_dim"]["horizon"], 0
+        self.horizon, self.steps = HORIZON[kind], 0
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (task.obs_dim,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (task.act_dim,), np.float32)
 
@@ -140,8 +152,7 @@ def remote(task: Task) -> Remote:
 def dataset(task: Task, folder: Path, workers, recipe: Recipe | None = None) -> Path:
     file = remote(task)
     path = folder / file.name
-    advice = "give a copy with --dataset, or train on the preference segments alone with --no-use-replay"
-    return build_once(path, lambda: download(file, path, advice, workers.stop), workers.stop)
+    return build_once(path, lambda: download(file, path, workers.stop), workers.stop)
 
 
 def read_demos(path: Path, task: Task, groups: tuple[str, ...], extra: tuple[str, ...] = ()) -> list[dict]:
@@ -158,9 +169,9 @@ def read_demos(path: Path, task: Task, groups: tuple[str, ...], extra: tuple[str
     arrays = read_arrays(path, lambda name: name.startswith("data/") and name.split("/", 2)[-1] in wanted)
     made_for = arrays.get("env_args", {}).get("env_name")
     if made_for not in (None, SIMS[task.env.split("-")[0]]):
-        raise InputError(
-            f"{path}: holds the task {made_for}, not that of {task.env}; choose another --dataset or --env"
-        )
+        raise InputError(f"{path}: holds the task {made_for}, not that of {task.env}; name a file of that one")
+    if made := other_simulator(arrays.get("env_args", {})):
+        warn(f"{path}: was recorded with {', '.join(made)}: what is learned from it may not hold in this simulator")
     names = list(dict.fromkeys(name.split("/")[1] for name in arrays if name.startswith("data/")))
     if not names:
         require(path, arrays, ("data/demo_0/actions",))
@@ -181,6 +192,21 @@ def read_demos(path: Path, task: Task, groups: tuple[str, ...], extra: tuple[str
         found["done"] = check(path, f"{demo}/dones", arrays[f"{demo}/dones"], (steps,), 0, 1).astype(bool)
         demos.append(found)
     return demos
+
+
+def other_simulator(env_args: dict) -> list[str]:
+    """How the simulator of a dataset, by its attribute `env_args`, differs from ours, where it says."""
+    found = env_args.get("env_kwargs")
+    found = found if isinstance(found, dict) else {}
+    controller, ours = found.get("controller_configs"), version("robosuite")
+    same = str(env_args.get("env_version")).split(".")[:2] == ours.split(".")[:2]
+    said = (
+        ("robosuite", ours if same else env_args.get("env_version"), ours),
+        ("robot", found.get("robots"), ROBOT),
+        ("controller", controller.get("type") if isinstance(controller, dict) else None, CONTROLLER),
+        ("Hz", found.get("control_freq"), RATE),
+    )
+    return [f"{name} {value}, not {own}" for name, value, own in said if value not in (None, own, [own])]
 
 
 def read_transitions(path: Path, task: Task) -> Transitions:
