@@ -101,7 +101,7 @@ def check_args(args) -> None:
         if several:
             hint = typing.get_args(hint)[0]
         interval = next((str(note) for note in getattr(hint, "__metadata__", ()) if str(note)[:1] in "[("), "")
-        if not interval:
+        if not interval or getattr(args, name) is None:  # None: not given
             continue
         values = getattr(args, name) if several else [getattr(args, name)]
         if not values or not all(inside(value, interval) for value in values):

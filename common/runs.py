@@ -18,7 +18,7 @@ from tqdm import tqdm
 from common import data, suites
 from common.buffers import PreferenceBuffer, ReplayBuffer
 from common.cli import Signals, compiled, setup_device
-from common.files import Interrupted, NotFinite
+from common.files import InputError, Interrupted, NotFinite
 from common.folder import Run, headline
 from common.rollouts import Act, Workers, available_cpus, evaluate, require_rendering
 from common.states import leaves, save, tree_map, unstack
@@ -46,14 +46,19 @@ class Runs:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, algorithm: str, args) -> Iterator[Runs]:
-        """Hold the folders of all seeds and catch signals. SystemExit with the signal's status, once it has ended."""
+    def open(cls, algorithm: str, args, shares: dict[str, int] | None = None) -> Iterator[Runs]:
+        """Hold the folders of all seeds and catch signals. SystemExit with the signal's status, once it has ended.
+
+        Args:
+            shares: of arguments that are None where they are not given: percent of the updates.
+        """
         with Signals() as stop:
             self = cls(algorithm, args, stop)
             try:
                 for seed in range(args.seed, args.seed + args.num_seeds):
                     own = dataclasses.replace(self.args, seed=seed)
                     self.runs.append(Run(self.folder / f"seed-{seed}", own, algorithm))
+                self._fill_in(shares or {})
                 yield self
             except Interrupted:
                 print(f"stopped; the same command resumes from the last checkpoint in {self.folder}", file=sys.stderr)
@@ -62,6 +67,18 @@ class Runs:
                 self.workers.close()
                 for run in self.runs:
                     run.close()
+
+    def _fill_in(self, shares: dict[str, int]) -> None:
+        """Arguments that were not given: as in the runs that are resumed, else their share of the updates."""
+        for name in [name for name in shares if getattr(self.args, name) is None]:
+            found = {run.checkpoint["args"][name] for run in self.runs if run.checkpoint}
+            if len(found) > 1:
+                flag, numbers = f"--{name.replace('_', '-')}", ", ".join(map(str, sorted(found)))
+                raise InputError(f"{self.folder}: its seeds were started with {flag} {numbers}; resume each by itself")
+            value = found.pop() if found else max(1, self.args.total_steps * shares[name] // 100)
+            self.args = dataclasses.replace(self.args, **{name: value})
+            for run in self.runs:
+                run.args[name] = value
 
     @property
     def seeds(self) -> list[int]:
