@@ -41,12 +41,12 @@ from common.files import InputError, WorkersError, fingerprint, read_arrays, wri
 from common.folder import Run
 from common.rollouts import Workers
 from common.suites.base import Recipe
-from tests.conftest import REPOSITORY, SMALL, SMALL_OF, command, environment
+from tests.conftest import REPOSITORY, SHIPPED, SMALL, SMALL_OF, command, environment
 from tests.fuzz import MINARI, PROJECT
 from tests.test_scripts import assert_same_run, children, start_until
 from tools.answers import CHOICES, Answers, ask
 
-SCRIPTS = sorted(path.stem for path in (REPOSITORY / "algorithms").glob("*.py"))
+SCRIPTS = SHIPPED
 
 
 def seed_folder(folder: Path, script: str = "ipl_iql") -> Path:

@@ -19,7 +19,7 @@ import torch
 
 from algorithms import ipl_iql
 from common.cli import default_args, parse_args, user_errors
-from tests.conftest import REPOSITORY, SMALL, SMALL_OF, command, environment
+from tests.conftest import REPOSITORY, SHIPPED, SMALL, SMALL_OF, command, environment
 
 FILES = {"config.json", "train.csv", "eval.csv", "time.csv", "checkpoint.pt", "best.pt", "final.pt"}
 
@@ -236,7 +236,7 @@ def test_a_folder_in_use_is_refused(run, data_dir, tmp_path):
     process.wait()
 
 
-OTHERS = [name for name in sorted(path.stem for path in (REPOSITORY / "algorithms").glob("*.py")) if name != "ipl_iql"]
+OTHERS = [name for name in SHIPPED if name != "ipl_iql"]
 
 
 @pytest.mark.parametrize(("script", "table"), [(script, "train.csv") for script in OTHERS] + [("pt_iql", "reward.csv")])

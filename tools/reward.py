@@ -286,9 +286,9 @@ def page(run: Learned, kind: str, found: dict, t: Transitions | None, learned, e
         panels.append(lambda axes: sums(axes, found, kind))
     if not run.history and (found["label"] != 0.5).any():  # PT-IQL's rewards are scaled for IQL, and are no log-odds
         panels.append(lambda axes: calibration(axes, found, kind))
-    if t is not None:
+    if t is not None and not constant(t.reward):
         panels.append(lambda axes: returns(axes, t, learned, episodes))
-    if not panels:
+    if not panels and t is None:
         return None
     rows, columns = (1, len(panels)) if t is None else (2, 3)
     figure = Figure(figsize=(11, 7) if t is not None else (5 * columns, 4), layout="constrained")
