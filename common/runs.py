@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from common import data, suites
 from common.buffers import PreferenceBuffer, ReplayBuffer
-from common.cli import Signals, compiled, setup_device
+from common.cli import Signals, compiled, setup_device, with_shares
 from common.files import InputError, Interrupted, NotFinite
 from common.folder import Run, headline
 from common.rollouts import Act, Workers, available_cpus, evaluate, require_rendering
@@ -75,10 +75,11 @@ class Runs:
             if len(found) > 1:
                 flag, numbers = f"--{name.replace('_', '-')}", ", ".join(map(str, sorted(found)))
                 raise InputError(f"{self.folder}: its seeds were started with {flag} {numbers}; resume each by itself")
-            value = found.pop() if found else max(1, self.args.total_steps * shares[name] // 100)
-            self.args = dataclasses.replace(self.args, **{name: value})
-            for run in self.runs:
-                run.args[name] = value
+            if found:
+                self.args = dataclasses.replace(self.args, **{name: found.pop()})
+        self.args = with_shares(self.args, shares)
+        for run in self.runs:
+            run.args |= {name: getattr(self.args, name) for name in shares}
 
     @property
     def seeds(self) -> list[int]:

@@ -101,6 +101,7 @@ def pytest_addoption(parser) -> None:
 
 
 def pytest_configure(config) -> None:
+    config.addinivalue_line("markers", "house: the style of the scripts that we ship")
     name = config.getoption("script")
     if name and not (REPOSITORY / f"algorithms/{name}.py").exists():
         raise pytest.UsageError(f"--script {name}: there is no algorithms/{name}.py")

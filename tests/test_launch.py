@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from common.cli import default_args, parse_args
+from common.cli import default_args, parse_args, with_shares
 from tests.conftest import REPOSITORY, SMALL
 from tests.slurmlab import Slurm
 from tests.test_scripts import assert_same_run, step
@@ -39,11 +39,12 @@ def test_every_line_parses_with_its_scripts_own_arguments(sweep):
         assert python == "python" and (REPOSITORY / script).exists()
         module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
         args = parse_args(default_args(module.Args, module.DEFAULTS, words), words)
+        args = with_shares(args, getattr(module, "SHARES", {}))
         if sweep.stem in ("published", "cosine"):
             assert args.num_seeds == 1 and args.total_steps == 200_000
         else:
             assert args.num_seeds == (3 if sweep.stem in ("small", "label_noise") else 5) and args.seed == 1
-        assert "cpl" not in script or (args.bc_steps or 0) < args.total_steps  # updates are left for its own loss
+        assert "cpl" not in script or args.bc_steps < args.total_steps  # cloning leaves updates for CPL's own loss
         folders += [f"{args.run_dir}/seed-{seed}" for seed in range(args.seed, args.seed + args.num_seeds)]
     assert len(set(folders)) == len(folders) > 1  # no two runs share a folder
 

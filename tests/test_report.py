@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from common.cli import default_args, parse_args
+from common.cli import default_args, parse_args, with_shares
 from common.files import InputError
 from common.folder import stored
 from tests.conftest import REPOSITORY
@@ -185,12 +186,15 @@ def test_published_results_are_what_the_report_makes_of_them(tmp_path, runs, sou
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_published_results_are_those_of_the_sweep(sweep):
     """Every run in results/SWEEP is one of sweeps/SWEEP.sh's, with its arguments. Runs enter as they finish."""
-    shown = subprocess.run(["bash", REPOSITORY / f"sweeps/{sweep}.sh"], capture_output=True, text=True, check=True)
+    env = {**os.environ, "ALL": "1"}  # also those that are in results/published
+    line = ["bash", REPOSITORY / f"sweeps/{sweep}.sh"]
+    shown = subprocess.run(line, env=env, capture_output=True, text=True, check=True)
     found = {path.parent for path in (REPOSITORY / "results" / sweep).rglob("config.json")}
     for line in shown.stdout.splitlines():
         _, script, *words = shlex.split(line)
         module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
         args = parse_args(default_args(module.Args, module.DEFAULTS, words), words)
+        args = with_shares(args, getattr(module, "SHARES", {}))
         for seed in range(args.seed, args.seed + args.num_seeds):
             folder = REPOSITORY / "results" / Path(args.run_dir).relative_to("runs") / f"seed-{seed}"
             if folder not in found:
