@@ -48,15 +48,17 @@ def imports(path: Path) -> list[tuple[str, bool]]:
 
 @pytest.mark.house
 def test_arrows_go_one_way():
-    floor = {name: level for level, names in enumerate(FLOORS) for name in names}
+    floor, seen = {name: level for level, names in enumerate(FLOORS) for name in names}, set()
     for path in (REPOSITORY / "common").rglob("*.py"):
         name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
         if name == "common":
             continue
         assert name in floor, f"{name}: give it a floor in FLOORS"
+        seen.add(name)
         for other, at_top in imports(path):
             assert at_top, f"{name} imports {other} inside a function"
             assert floor[other] <= floor[name] and other != name, f"{name} imports {other}, which stands above it"
+    assert seen == set(floor)
     for path in (REPOSITORY / "tools").glob("*.py"):
         assert {other.split(".")[0] for other, _ in imports(path)} <= {"common", "tools"}, path
     for script in SHIPPED:
