@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 from pathlib import Path
@@ -152,16 +153,17 @@ def read_data(run: Learned) -> tuple[Preferences, Path, Path | None]:
 def read_others(run: Learned, path: Path, p: Preferences, dataset: Path | None) -> Preferences:
     """The pairs of --preferences. InputError: some are of the pairs `p` or the dataset that the run was trained on."""
 
-    def steps(x: Preferences | Transitions, at=slice(None)) -> list[bytes]:
-        return [row.tobytes() for row in np.concatenate([x.obs[at], x.action[at]], 1, dtype=np.float32)]
+    def steps(x: Preferences | Transitions, at=slice(None)) -> Iterator[bytes]:
+        return (row.tobytes() for row in np.concatenate([x.obs[at], x.action[at]], 1, dtype=np.float32))
 
     others, seen = read_preferences(path, run.task), set(steps(p))
     if dataset is not None:
         seen.update(steps(suites.SUITES[run.task.suite].read_transitions(dataset, run.task)))
-    last = others.start.ravel() + others.length - 1  # not the first step, at which all episodes may begin alike
-    if found := sum(step in seen for step in steps(others, last)):
-        raise InputError(f"--preferences {path}: {found} of its {len(last)} segments are in the data of {run.folder}; "
-                         "take other episodes (MetaWorld: build a dataset with tools.dataset --seed 1)")  # fmt: skip
+    rows = others.start.reshape(-1, 1) + np.arange(others.length)  # all steps: some may be alike in other episodes
+    known = np.array([step in seen for step in steps(others, rows.ravel())]).reshape(rows.shape).all(1)
+    if known.any():
+        raise InputError(f"--preferences {path}: {known.sum()} of its {len(rows)} segments are in the data of "
+                         f"{run.folder}; take other episodes (MetaWorld: those of tools.dataset --seed 1)")  # fmt: skip
     return others
 
 
