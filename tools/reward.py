@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
@@ -322,8 +323,8 @@ def short_names(runs: list[Learned]) -> list[str]:
 def compare(runs: list[Learned], measured: list[Measured]) -> Figure | None:
     """A row a run, a panel a measure, with intervals; of correlations Pearson's filled and Spearman's hollow. None:
     there is nothing to draw."""
-    panels = {f"accuracy,\n{kind}": [(kind, "accuracy")] for kind in KINDS}
-    panels |= {level.replace(", ", ",\n"): [(level, name) for name in CORRELATIONS] for level in LEVELS}
+    panels = {f"accuracy, {kind}": [(kind, "accuracy")] for kind in KINDS}
+    panels |= {f"correlation {level}": [(level, name) for name in CORRELATIONS] for level in LEVELS}
     panels = {title: keys for title, keys in panels.items() if any(key in found for key in keys for found in measured)}
     if not panels:
         return None
@@ -343,7 +344,7 @@ def compare(runs: list[Learned], measured: list[Measured]) -> Figure | None:
                 axes.plot(value, at, "os"[k], color=colour, mfc=("white", colour)[k == 0], ms=5)
         chance = 0.5 if len(keys) == 1 else 0
         axes.axvline(chance, color="grey", ls=":", lw=1)
-        axes.set(title=title if len(keys) == 1 else f"correlation\n{title}", ylim=(len(runs) - 0.5, -0.5))
+        axes.set(title=textwrap.fill(title, 20), ylim=(len(runs) - 0.5, -0.5))
         axes.grid(axis="x", alpha=0.3)
         axes.set_yticks(range(len(runs)), names)
     if len(panels) > 1:
