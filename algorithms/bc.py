@@ -101,8 +101,8 @@ class Args:
     """Adam's learning rate, all networks"""
     bc_data: Literal["all", "preferred"] = "all"
     """segments that are cloned: all, or the preferred ones, both of a tie"""
-    bc_steps: Annotated[int, "[0, inf)"] = 80_000
-    """updates that clone all segments before those of --bc-data preferred"""
+    bc_steps: Annotated[int | None, "[0, inf)"] = None
+    """updates that clone all segments before those of --bc-data preferred; not given: 40 % of --total-steps"""
     use_replay: bool = False
     """clone the offline dataset instead of the segments"""
     hidden_sizes: tuple[Annotated[int, "[1, inf)"], ...] = (256, 256, 256)  # [D16]
@@ -117,24 +117,23 @@ class Args:
     """transitions of the offline dataset a step"""
 
 
+SHARES = {"bc_steps": 40}  # percent of --total-steps, where it is not given
 DEFAULTS = {  # pattern of SUITE:ENV: what differs from the defaults above, which are MetaWorld's
     "robomimic:*": {
         "total_steps": 1_000_000, "eval_every": 50_000, "eval_episodes": 25, "preference_labels": "human",
         "num_preferences": 0, "use_replay": True, "preference_batch_size": 8, "dropout": 0.1,
-        "hidden_sizes": (256, 256), "bc_steps": 400_000,
+        "hidden_sizes": (256, 256),
     },
     "d4rl:*": {
         "total_steps": 1_000_000, "eval_every": 5_000, "eval_episodes": 10, "preference_labels": "human",
         "num_preferences": 0, "use_replay": True, "preference_batch_size": 8, "dropout": 0.0,
-        "hidden_sizes": (256, 256), "bc_steps": 400_000,
+        "hidden_sizes": (256, 256),
     },
     "d4rl:*-medium-v2": {"preference_labels": "crowd"},
     "d4rl:halfcheetah-medium-expert-*": {"preference_labels": "script", "num_preferences": 100},
     "d4rl:halfcheetah-medium-replay-*": {"preference_labels": "script", "num_preferences": 500},
     "minari:*": {"num_preferences": 0, "dropout": 0.0},
-    "gym:*": {
-        "num_preferences": 0, "total_steps": 20_000, "eval_every": 1_000, "dropout": 0.0, "bc_steps": 8_000,
-    },
+    "gym:*": {"num_preferences": 0, "total_steps": 20_000, "eval_every": 1_000, "dropout": 0.0},
 }  # fmt: skip
 
 
@@ -265,10 +264,10 @@ def train(args: Args) -> dict:
     """Train every seed to the end, resuming what is there. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
     if args.bc_data == "preferred" and args.use_replay:
         raise InputError("--bc-data preferred: the offline dataset has no labels; add --no-use-replay")
-    if args.bc_data == "preferred" and args.bc_steps >= args.total_steps:
+    if args.bc_data == "preferred" and (args.bc_steps or 0) >= args.total_steps:
         steps = f"--bc-steps {args.bc_steps}"
         raise InputError(f"{steps}: leaves no update for --bc-data preferred; choose fewer than {args.total_steps}")
-    with Runs.open(ALGORITHM, args) as runs:
+    with Runs.open(ALGORITHM, args, SHARES) as runs:
         pairs, replay = runs.load()  # [D5]
         for group in runs.groups():
             train_seeds(group.args, group, pairs, replay)

@@ -111,12 +111,12 @@ class Args:
     """CPL-KL: log-probabilities relative to the actor at the end of cloning"""
     bc_data: Literal["all", "preferred"] = "all"
     """segments that are cloned: all, or the preferred ones, both of a tie"""
-    bc_steps: Annotated[int, "[0, inf)"] = 80_000
-    """updates of cloning alone, before those of the contrastive loss"""
+    bc_steps: Annotated[int | None, "[0, inf)"] = None
+    """updates of cloning alone, before those of the contrastive loss; not given: 40 % of --total-steps"""
     bc_coeff: Annotated[float, "[0, inf)"] = 0.0
     """weight of cloning beside the contrastive loss"""
-    warmup_steps: Annotated[int, "[1, inf)"] = 4_000  # [D17]
-    """updates after cloning in which the learning rate rises linearly"""
+    warmup_steps: Annotated[int | None, "[1, inf)"] = None  # [D17]
+    """updates after cloning in which the learning rate rises linearly; not given: 2 % of --total-steps"""
     lr_multiplier: Annotated[float, "(0, inf)"] = 1.0
     """factor of the learning rate after cloning"""
     use_replay: bool = False
@@ -133,25 +133,23 @@ class Args:
     """transitions of the offline dataset a step"""
 
 
+SHARES = {"bc_steps": 40, "warmup_steps": 2}  # percent of --total-steps, where they are not given
 DEFAULTS = {  # pattern of SUITE:ENV: what differs from the defaults above, which are MetaWorld's
     "robomimic:*": {
         "total_steps": 1_000_000, "eval_every": 50_000, "eval_episodes": 25, "preference_labels": "human",
         "num_preferences": 0, "use_replay": True, "preference_batch_size": 8, "dropout": 0.1,
-        "hidden_sizes": (256, 256), "bc_steps": 400_000, "warmup_steps": 20_000,
+        "hidden_sizes": (256, 256),
     },
     "d4rl:*": {
         "total_steps": 1_000_000, "eval_every": 5_000, "eval_episodes": 10, "preference_labels": "human",
         "num_preferences": 0, "use_replay": True, "preference_batch_size": 8, "dropout": 0.0,
-        "hidden_sizes": (256, 256), "bc_steps": 400_000, "warmup_steps": 20_000,
+        "hidden_sizes": (256, 256),
     },
     "d4rl:*-medium-v2": {"preference_labels": "crowd"},
     "d4rl:halfcheetah-medium-expert-*": {"preference_labels": "script", "num_preferences": 100},
     "d4rl:halfcheetah-medium-replay-*": {"preference_labels": "script", "num_preferences": 500},
     "minari:*": {"num_preferences": 0, "dropout": 0.0},
-    "gym:*": {
-        "num_preferences": 0, "total_steps": 20_000, "eval_every": 1_000, "dropout": 0.0, "bc_steps": 8_000,
-        "warmup_steps": 400,
-    },
+    "gym:*": {"num_preferences": 0, "total_steps": 20_000, "eval_every": 1_000, "dropout": 0.0},
 }  # fmt: skip
 
 
@@ -317,10 +315,10 @@ def train(args: Args) -> dict:
     """Train every seed to the end, resuming what is there. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
     if args.bc_data == "preferred" and args.use_replay:
         raise InputError("--bc-data preferred: the offline dataset has no labels; add --no-use-replay")
-    if args.bc_steps >= args.total_steps:
+    if (args.bc_steps or 0) >= args.total_steps:
         steps = f"--bc-steps {args.bc_steps}"
         raise InputError(f"{steps}: leaves no update for the contrastive loss; choose fewer than {args.total_steps}")
-    with Runs.open(ALGORITHM, args) as runs:
+    with Runs.open(ALGORITHM, args, SHARES) as runs:
         pairs, replay = runs.load()  # [D5]
         for group in runs.groups():
             train_seeds(group.args, group, pairs, replay)

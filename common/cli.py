@@ -140,12 +140,19 @@ def check_args(args) -> None:
         if several:
             hint = typing.get_args(hint)[0]
         interval = next((str(note) for note in getattr(hint, "__metadata__", ()) if str(note)[:1] in "[("), "")
-        if not interval:
+        if not interval or getattr(args, name) is None:  # None: not given
             continue
         values = getattr(args, name) if several else [getattr(args, name)]
         if not values or not all(inside(value, interval) for value in values):
             shown, what = " ".join(map(str, values)), "one or more numbers in" if several else "in"
             raise InputError(f"--{name.replace('_', '-')} {shown}: must be {what} {interval}")
+
+
+def with_shares(args, shares: dict[str, int]):
+    """`args` with what was not given (None) of `shares`: its percentage of the updates, at least one."""
+    missing = {name: max(1, args.total_steps * share // 100) for name, share in shares.items()
+               if getattr(args, name) is None}  # fmt: skip
+    return dataclasses.replace(args, **missing)
 
 
 def inside(value: float, interval: str) -> bool:

@@ -13,7 +13,6 @@ MISTAKES=${MISTAKES:-0 0.1 0.2 0.3 0.4}
 SEEDS=${SEEDS:-1 2 3}
 STEPS=${STEPS:-10000} # updates, far fewer than the paper's 200,000
 ARGS=${ARGS---eval-every 500}
-CPL="--bc-steps $((STEPS * 2 / 5)) --warmup-steps $((STEPS / 50))" # the same shares of training as at 200,000
 
 for task in $TASKS; do
     for mistake in $MISTAKES; do
@@ -23,10 +22,8 @@ for task in $TASKS; do
             continue
         fi
         for method in $METHODS; do
-            flags="--total-steps $STEPS"
-            if [ "$method" = cpl ]; then flags+=" $CPL"; fi
             seed_flags | while read -r seeds; do
-                echo "python algorithms/$method.py --env $task --preferences $file --num-preferences $PAIRS $flags $seeds" \
+                echo "python algorithms/$method.py --env $task --preferences $file --num-preferences $PAIRS --total-steps $STEPS $seeds" \
                     "--run-dir runs/label_noise/$task/mistake-$mistake/$method${ARGS:+ $ARGS}"
             done
         done

@@ -33,7 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from common import suites
 from common.buffers import PreferenceBuffer, ReplayBuffer
-from common.cli import default_args, setup_device
+from common.cli import default_args, setup_device, with_shares
 from common.rollouts import Workers, evaluate
 from common.runs import Runs
 from common.states import tree_map
@@ -65,6 +65,7 @@ def steps(script: str, env: str, seeds: int, compiled: bool):
     """(run `n` updates, sampling included; as many floors)"""
     module = importlib.import_module(f"algorithms.{script}")
     args = default_args(module.Args, module.DEFAULTS, ["--env", env])
+    args = with_shares(args, getattr(module, "SHARES", {}))
     rng, task = np.random.default_rng(0), suites.resolve(env)
     obs_dim, act_dim = task.obs_dim, task.act_dim
     length, pairs = (25, 4000) if env == METAWORLD else (100, 100)

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+SHIPPED = "bc cpl ipl_awac ipl_iql ipl_xql iql mr_iql pt_iql".split()
+"""The scripts of algorithms/ that are ours, which the tests are about. Another one is its author's: --script NAME."""
 os.environ.setdefault("MUJOCO_GL", "glx")  # tests that render say so themselves
 
 # A shell that starts pytest in the background lets it, and so what it starts, ignore Ctrl-C; some tests send one.
@@ -48,6 +50,8 @@ def torch_as_it_was():
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
     """A data folder whose default dataset holds one episode of each kind, so that no test builds the full one."""
+    if made := os.environ.get("IPL_SMALL_DATA"):  # by the tests that started these
+        return Path(made)
     folder = tmp_path_factory.mktemp("data")
     workers = Workers(2)
     small = suites.metaworld.dataset(suites.resolve("drawer-open-v2"), folder, workers, Recipe(episodes=1, pairs=60))
@@ -92,8 +96,25 @@ def environment(data_dir: Path, folder: Path) -> dict:
     return {"cwd": folder, "env": env, "capture_output": True, "text": True, "timeout": 300}
 
 
+def pytest_addoption(parser) -> None:
+    parser.addoption("--script", metavar="NAME", help="try algorithms/NAME.py, a script of your own, and nothing else")
+
+
+def pytest_configure(config) -> None:
+    config.addinivalue_line("markers", "house: the style of the scripts that we ship")
+    name = config.getoption("script")
+    if name and not (REPOSITORY / f"algorithms/{name}.py").exists():
+        raise pytest.UsageError(f"--script {name}: there is no algorithms/{name}.py")
+
+
+def pytest_ignore_collect(collection_path: Path, config) -> bool | None:
+    """With --script tests/test_own_script.py alone, else all but it."""
+    own, asked = collection_path.name == "test_own_script.py", bool(config.getoption("script"))
+    return True if collection_path.name.startswith("test_") and own != asked else None
+
+
 # The files that take longest first, so that two workers of pytest-xdist (see .ci/run) end at about the same time.
-LONGEST = "learning scripts faults suites label report launch update".split()
+LONGEST = "learning scripts faults suites label report launch reward house update".split()
 
 
 def pytest_collection_modifyitems(items: list) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -82,14 +83,31 @@ def test_load_actor(whole):
         load_actor(path.parent)
 
 
-def test_onnx_equals_act(whole, data_dir, tmp_path):
-    """On 1,000 observations of the dataset; the packages are an extra that .ci/run installs."""
+@pytest.fixture
+def session():
+    """session(file) -> an onnxruntime session; the packages are an extra that .ci/run installs."""
     runtime = pytest.importorskip("onnxruntime", reason="pip install the line #onnx: of requirements.txt")
     pytest.importorskip("onnxscript", reason="pip install the line #onnx: of requirements.txt")
+    return lambda path: runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def said_by(session) -> dict:
+    """The metadata of an exported policy; lists are JSON."""
+    found = session.get_modelmeta().custom_metadata_map
+    return {name: json.loads(text) if text.startswith("[") else text for name, text in found.items()}
+
+
+def test_onnx_equals_act(whole, data_dir, tmp_path, session):
+    """On 1,000 observations of the dataset."""
     best, path = whole() / "best.pt", tmp_path / "policy.onnx"
     done = call(best, "--export", path)
     assert done.returncode == 0 and "obs (batch, 39) -> action (batch, 4)" in done.stdout, done.stderr
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = session(path)
+    said = said_by(session)
+    assert (said["algorithm"], said["env"], said["action_units"]) == ("ipl_iql", "drawer-open-v2", "rescaled")
+    assert said["observation"][0] == {"name": "hand_position", "size": 3, "space": "Box"}
+    assert sum(part["size"] for part in said["observation"]) == 39
+    assert (said["action_low"], said["action_high"]) == ([-1.0] * 4, [1.0] * 4)
     (dataset,) = (data_dir / "metaworld").glob("drawer-open-v2*.hdf5")
     obs = read_arrays(dataset)["obs"][:1000].astype(np.float32)
     (action,) = session.run(["action"], {"obs": obs})
@@ -99,9 +117,85 @@ def test_onnx_equals_act(whole, data_dir, tmp_path):
     assert nowhere.returncode == 2 and "no such folder" in nowhere.stderr and nowhere.stderr.count("\n") == 1
 
 
+OWN = """
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
+
+
+class Env(gymnasium.Env):
+    arm = Dict(left=Box(-1, 1, (1, 2)), flags=Tuple((Discrete(2), Box(0, 1, ()))))
+    observation_space = Dict(speed=Box(-9, 9, (2,)), mode=Discrete(3), arm=arm)  # in this order: not the alphabet's
+    action_space = Box(np.float32([-2, 0]), np.float32([2, 4]))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.last = np.array(action)
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+gymnasium.register("Parts-v0", Env, max_episode_steps=5)
+"""
+
+
+def test_an_exported_policy_says_its_observation_and_acts_in_the_environments_units(tmp_path, monkeypatch, session):
+    """Of an environment of one's own: what its simulator gets from the file is what it gets in an evaluation."""
+    module = f"parts_{tmp_path.name}"
+    (tmp_path / f"{module}.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    env = f"{module}:Parts-v0"
+    task = suites.resolve(env)
+    actor = ipl_iql.init(ipl_iql.Args(hidden_sizes=(8,)), 1, task.obs_dim, task.act_dim)["actor"]
+    actor = {name: 9 * p for name, p in actor.items()}  # so that some actions are at the bounds
+    saved, sim = {"algorithm": "ipl_iql", "env": env, "step": 7}, suites.make(task)
+    obs = np.float32([sim.reset(seed=seed)[0] for seed in range(50)])
+    arrays = {name: p.numpy() for name, p in actor.items()}
+    rescaled = []
+    for units in ("rescaled", "environment"):
+        evaluate.export(tmp_path / f"{units}.onnx", saved, arrays, task, units)
+        policy = session(tmp_path / f"{units}.onnx")
+        said = said_by(policy)
+        assert (said["action_units"], said["action_low"], said["action_high"]) == (units, [-2.0, 0.0], [2.0, 4.0])
+        assert [(part["name"], part["size"], part["space"]) for part in said["observation"]] == [
+            ("speed", 2, "Box"), ("mode", 3, "Discrete"), ("arm/left", 2, "Box"), ("arm/flags/0", 2, "Discrete"),
+            ("arm/flags/1", 1, "Box")]  # fmt: skip
+        raw = sim.unwrapped.reset(seed=3)[0]  # the parts, laid out as the metadata say, are the observation
+        own = [raw["speed"], np.eye(3)[raw["mode"]], raw["arm"]["left"].ravel(), np.eye(2)[raw["arm"]["flags"][0]],
+               raw["arm"]["flags"][1].ravel()]  # fmt: skip
+        assert np.concatenate(own) == pytest.approx(obs[3])
+        rescaled.append(policy.run(None, {"obs": obs})[0])
+    sim.reset(seed=0)
+    for action, wanted in zip(*rescaled, strict=True):
+        sim.step(action)
+        assert sim.unwrapped.last == pytest.approx(wanted, abs=1e-5)
+    assert (np.abs(rescaled[0]) > 0.999).any() and (np.abs(rescaled[0]) < 0.9).any()
+    assert set(np.round(rescaled[1].max(0))) == {2.0, 4.0}
+
+
+@pytest.mark.parametrize("env", ["drawer-open-v2", "lift-ph"])
+def test_the_parts_of_an_observation_are_where_they_are_said_to_be(env):
+    task = suites.resolve(env)
+    parts, box = evaluate.describe_spaces(task)
+    assert sum(part["size"] for part in parts) == task.obs_dim and box.shape == (task.act_dim,)
+    sim = suites.make(task)
+    obs, at, found = sim.reset(seed=1)[0], 0, {}
+    for part in parts:
+        found[part["name"]] = obs[at : at + part["size"]]
+        at += part["size"]
+    name, hand = (
+        ("hand_position", sim.sim.get_endeff_pos()) if env == "drawer-open-v2" else
+        ("robot0_eef_pos", sim.sim.sim.data.site_xpos[sim.sim.robots[0].eef_site_id])
+    )  # fmt: skip
+    assert found[name] == pytest.approx(hand, abs=1e-6)
+
+
 def test_export_without_its_packages_names_them(whole, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
     saved, actor = read_actor(whole() / "best.pt")
     with pytest.raises(InputError, match=r"pip install onnxscript==\S+ onnxruntime==\S+$"):
-        evaluate.export(tmp_path / "policy.onnx", saved, actor, suites.resolve(saved["env"]).obs_dim)
+        evaluate.export(tmp_path / "policy.onnx", saved, actor, suites.resolve(saved["env"]))
     assert not list(tmp_path.iterdir())

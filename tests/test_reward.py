@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -20,9 +21,12 @@ from algorithms import pt_iql
 from common import suites
 from common.buffers import PreferenceBuffer, ReplayBuffer
 from common.cli import parse_args
-from common.files import InputError
+from common.data import read_preferences
+from common.files import InputError, write_hdf5
+from common.rollouts import Workers
+from common.suites.base import Recipe
 from tests.conftest import SMALL
-from tools import report, reward
+from tools import dataset, report, reward
 from tools.reward import RewardArgs, correlations, draw_film, read_run, score_pairs, write_film
 
 
@@ -53,7 +57,7 @@ def test_correlations_are_scipys_and_their_interval_covers():
 def test_a_run_is_looked_at(whole, data_dir, tmp_path, capsys, script):
     reward.main(args(data_dir, whole(script), out=tmp_path))
     said = capsys.readouterr().out
-    assert "10 pairs held out | accuracy" in said and "by episode | spearman" in said
+    assert "10 pairs held out of the same episodes | accuracy" in said and "by episode | spearman" in said
     assert ("log-loss" in said) == (script != "pt_iql")  # its rewards are no log-odds
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".csv", ".pdf", ".png"]
     assert min(Image.open(next(tmp_path.glob("*.png"))).size) > 500
@@ -63,7 +67,9 @@ def test_several_runs_are_compared_and_join_the_report(whole, data_dir, tmp_path
     folders = [whole(script) for script in ("ipl_iql", "mr_iql", "pt_iql")]
     reward.main(args(data_dir, *folders, out=tmp_path))
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert len(rows) == 5 and rows[0][3] == "accuracy" and "spearman by episode" in rows[0][-1]
+    assert len(rows) == 5 and rows[0][3] == "accuracy, pairs held out of the same episodes"
+    assert rows[0][2] == "pairs held out of the same episodes" and rows[2][2] == "10"
+    assert "spearman by episode" in rows[0][-1]
     assert rows[-1][4] == "" and rows[-2][4] != ""  # log-loss
     assert min(Image.open(tmp_path / "compare.png").size) > 200 and (tmp_path / "compare.pdf").exists()
     report.main(report.ReportArgs((folders[0].parents[3],), tmp_path / "o", reward=str(tmp_path / "reward.csv")))
@@ -76,9 +82,105 @@ def test_several_runs_are_compared_and_join_the_report(whole, data_dir, tmp_path
             report.main(report.ReportArgs((folders[0].parents[3],), tmp_path / "o", reward=str(wrong)))
 
 
+def measured(folder) -> dict[tuple[str, str], dict]:
+    """reward.csv: (what, measure) -> its row."""
+    with open(folder / "reward.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["run", "updates", "what", "measure", "value", "low", "high", "pairs"]
+    return {(row["what"], row["measure"]): row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """A small dataset of other episodes."""
+    workers, folder = Workers(2), tmp_path_factory.mktemp("others")
+    path = suites.metaworld.dataset(suites.resolve("drawer-open-v2"), folder, workers, Recipe(1, 1.0, 1, 30))
+    workers.close()
+    return path
+
+
+@pytest.mark.parametrize("script", ["ipl_iql", "pt_iql"])
+def test_a_reward_is_judged_by_episodes_that_the_run_never_saw(whole, data_dir, others, tmp_path, capsys, script):
+    reward.main(args(data_dir, whole(script), out=tmp_path, preferences=str(others)))
+    said, found = capsys.readouterr().out, measured(tmp_path)
+    assert "30 pairs of other episodes | accuracy" in said and "10 pairs held out of the same" in said
+    accuracy = found["pairs of other episodes", "accuracy"]
+    run = read_run(whole(script), data_dir)
+    reward.read_data(run)
+    p = read_preferences(others, run.task)
+    rows = p.start[..., None] + np.arange(24)  # a segment's transitions
+    flat = rows.ravel()
+    each = run.reward(p.obs[flat], p.action[flat], p.obs[flat + 1], np.zeros(len(flat)), flat * 0 + np.repeat(
+        np.arange(0, len(flat), 24), 24)).reshape(rows.shape).sum(-1)  # fmt: skip
+    right = ((each[:, 1] > each[:, 0]) == (p.label > 0.5))[p.label != 0.5]
+    assert float(accuracy["value"]) == pytest.approx(right.mean(), abs=1e-5) and accuracy["pairs"] == "30"
+    t = suites.metaworld.read_transitions(others, run.task)
+    by_step = found["by step, other episodes", "pearson"]
+    assert float(by_step["value"]) == pytest.approx(stats.pearsonr(reward.reward_of(run, t), t.reward)[0], abs=1e-4)
+    assert by_step["value"] != found["by step", "pearson"]["value"] and by_step["pairs"] == ""
+    assert (("pairs of other episodes", "log-loss") in found) == (script != "pt_iql")
+
+
+def test_episodes_that_the_run_saw_are_refused(whole, data_dir, tmp_path):
+    """Its own dataset, and some of it under other labels."""
+    (own,) = (data_dir / "metaworld").glob("drawer-open-v2*.hdf5")
+    teacher = tmp_path / "pairs.npz"
+    dataset.main(dataset.DatasetArgs("drawer-open-v2", data_dir=data_dir, teacher=("mistake=1",), out=str(teacher)))
+    for path in (own, teacher):
+        with pytest.raises(InputError, match=r"120 of its 120 segments are in the data of .*; take other episodes"):
+            reward.main(args(data_dir, whole(), out=tmp_path, preferences=str(path)))
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.npz"]
+
+
+@pytest.fixture
+def without_rewards(tmp_path, run):
+    """A run on all pairs of an NPZ, which holds no reward, and its dataset, whose rewards are all zero."""
+    rng = np.random.default_rng(0)
+    obs, action = rng.normal(size=(2, 60, 25, 39)), rng.uniform(-1, 1, (2, 60, 25, 4))
+    np.savez(tmp_path / "p.npz", obs_1=obs[0], obs_2=obs[1], action_1=action[0], action_2=action[1],
+             label=rng.integers(0, 2, 60))  # fmt: skip
+    write_hdf5(tmp_path / "d.hdf5", {"obs": obs[0].reshape(-1, 39), "action": action[0].reshape(-1, 4),
+               "reward": np.zeros(1500), "episodes/row": np.array([0, 700]), "episodes/length": np.array([699, 20])},
+               {})  # fmt: skip
+    done = run("ipl_iql", *SMALL, "--num-preferences", 0, "--preferences", "p.npz", "--use-replay", "--dataset",
+               "d.hdf5")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    alone = run("ipl_iql", *SMALL, "--num-preferences", 0, "--preferences", "p.npz", "--run-dir", "alone")
+    assert alone.returncode == 0, alone.stderr
+    return tmp_path / "runs/drawer-open-v2/ipl_iql/seed-1", tmp_path / "alone/seed-1"
+
+
+def test_a_run_without_rewards_and_held_out_pairs(without_rewards, tmp_path):
+    """Accuracy on what it was trained on, said so; how to hold some out; no correlation with a constant, no warning."""
+    for k, folder in enumerate(without_rewards):
+        line = [sys.executable, "-W", "error::RuntimeWarning", "-m", "tools.reward", folder, "--out", tmp_path / str(k)]
+        done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        assert "60 pairs trained on | accuracy | " in done.stdout and "nan" not in done.stdout
+        hints = [said for said in done.stdout.splitlines() if "was trained on all of its pairs" in said]
+        assert len(hints) == 1 and "--preferences FILE judges by others, or train on fewer than 60" in hints[0]
+        left_out = [said for said in done.stdout.splitlines() if "no correlation by" in said]
+        assert len(left_out) == (3 if k == 0 else 0)  # without a dataset there is nothing to correlate
+        found = measured(tmp_path / str(k))
+        assert set(found) == {("pairs trained on", "accuracy"), ("pairs trained on", "log-loss")}
+        assert f"| accuracy | {float(found['pairs trained on', 'accuracy']['value']):.3f} |" in done.stdout
+        picture = np.asarray(Image.open(next((tmp_path / str(k)).glob("*.png"))).convert("L"))
+        assert (picture < 128).mean(0).astype(bool).mean() > 0.5  # not blank: ink in most columns
+    both = [sys.executable, "-W", "error::RuntimeWarning", "-m", "tools.reward", *without_rewards, "--out", "both"]
+    done = subprocess.run(both, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and not done.stderr and (tmp_path / "both/compare.png").exists(), done.stderr
+
+
+def test_correlations_with_a_constant_are_left_out():
+    x = [np.arange(5.0), np.arange(3.0)]
+    for constant in ([np.full(5, 0.1), np.full(3, 0.1)], [np.zeros(5), np.zeros(3)]):
+        assert correlations(x, constant) == correlations(constant, x) == {}
+    assert correlations([x[0][:1]], [x[0][:1]]) == correlations([x[0][:0]], [x[0][:0]]) == {}
+
+
 def test_rewards_of_pt_iql_are_those_that_it_trains_iql_on(whole, data_dir, monkeypatch):
-    run, (dataset,) = read_run(whole("pt_iql"), data_dir), (data_dir / "metaworld").glob("drawer-open-v2*.hdf5")
-    p, t = reward.read_data(run)[0], suites.metaworld.read_transitions(dataset, run.task)
+    run, (own,) = read_run(whole("pt_iql"), data_dir), (data_dir / "metaworld").glob("drawer-open-v2*.hdf5")
+    p, t = reward.read_data(run)[0], suites.metaworld.read_transitions(own, run.task)
     model = pt_iql.make_reward_model(run.args, 1, 39, 4).eval()
     model.load_state_dict(torch.load(run.folder / "reward.pt", weights_only=True)["model"])
     monkeypatch.setattr(pt_iql, "train_reward", lambda *_: model)
@@ -109,8 +211,8 @@ def test_implied_reward_is_q_minus_discounted_v(whole, data_dir):
 def test_a_relabelled_dataset_trains_iql(whole, data_dir, tmp_path, run):
     path = tmp_path / "relabelled.hdf5"
     reward.main(args(data_dir, whole(), relabel=str(path)))
-    (dataset,) = (data_dir / "metaworld").glob("drawer-open-v2*.hdf5")
-    with h5py.File(path) as new, h5py.File(dataset) as old:
+    (own,) = (data_dir / "metaworld").glob("drawer-open-v2*.hdf5")
+    with h5py.File(path) as new, h5py.File(own) as old:
         protocol = json.loads(new.attrs["protocol"])
         assert protocol["reward"] == "learned by ipl_iql" and protocol["step"] == 40 and "git_commit" in protocol
         assert (new["obs"][:] == old["obs"][:]).all() and not np.allclose(new["reward"][:], old["reward"][:])
@@ -148,8 +250,8 @@ def test_wrong_input(whole, data_dir, tmp_path):
     (tmp_path / "config.json").unlink()
     with pytest.raises(InputError, match="take exactly one"):
         reward.main(args(data_dir, changed, changed, film="film.gif"))
-    (dataset,) = (data_dir / "metaworld").glob("drawer-open-v2*.hdf5")
-    for target in ("a.npz", str(tmp_path / "none/a.hdf5"), str(dataset)):
+    (own,) = (data_dir / "metaworld").glob("drawer-open-v2*.hdf5")
+    for target in ("a.npz", str(tmp_path / "none/a.hdf5"), str(own)):
         with pytest.raises(InputError, match=r"must be an \.hdf5 in a folder that exists"):
             reward.main(args(data_dir, whole(), relabel=target))
     with pytest.raises(InputError, match="must be an"):

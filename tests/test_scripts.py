@@ -6,6 +6,7 @@ import csv
 import gc
 import importlib
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import torch
 
 from algorithms import ipl_iql
 from common.cli import default_args, parse_args, user_errors
-from tests.conftest import REPOSITORY, SMALL, SMALL_OF, command, environment
+from tests.conftest import REPOSITORY, SHIPPED, SMALL, SMALL_OF, command, environment
 
 FILES = {"config.json", "train.csv", "eval.csv", "time.csv", "checkpoint.pt", "best.pt", "final.pt"}
 
@@ -57,7 +58,7 @@ def test_run_folder(reference):
     assert {(row["episodes"], row["length"], row["score"]) for row in evaluations} == {("2", "500.0", "")}
     logged = rows(reference / "train.csv")
     assert [row["step"] for row in logged] == ["10", "20", "30", "40"]
-    assert all(float(value) == float(value) for row in logged for value in row.values())
+    assert all(math.isfinite(float(value)) for row in logged for value in row.values())
     config = json.loads((reference / "config.json").read_text())
     assert config["args"]["seed"] == 1 and config["args"]["hidden_sizes"] == [16, 16]
     assert config["versions"]["torch"] == torch.__version__ and len(config["dataset_fingerprint"]["preferences"]) == 16
@@ -236,7 +237,7 @@ def test_a_folder_in_use_is_refused(run, data_dir, tmp_path):
     process.wait()
 
 
-OTHERS = [name for name in sorted(path.stem for path in (REPOSITORY / "algorithms").glob("*.py")) if name != "ipl_iql"]
+OTHERS = [name for name in SHIPPED if name != "ipl_iql"]
 
 
 @pytest.mark.parametrize(("script", "table"), [(script, "train.csv") for script in OTHERS] + [("pt_iql", "reward.csv")])
@@ -279,7 +280,7 @@ def test_every_script_trains_on_the_offline_dataset(run, tmp_path, script):
         ("cpl", ["--contrastive-bias", "1.5"], "--contrastive-bias"),
         ("cpl", ["--bc-data", "preferred", "--use-replay"], "no labels"),
         ("bc", ["--bc-data", "preferred", "--use-replay"], "no labels"),
-        ("bc", ["--bc-data", "preferred"], "--bc-steps 80000"),
+        ("bc", ["--bc-data", "preferred", "--bc-steps", "80000"], "--bc-steps 80000"),
     ],
 )
 def test_cloning_without_what_it_needs_is_one_line_and_status_2(monkeypatch, capsys, tmp_path, script, arguments, said):
@@ -290,6 +291,37 @@ def test_cloning_without_what_it_needs_is_one_line_and_status_2(monkeypatch, cap
         module.train(parse_args(default_args(module.Args, module.DEFAULTS)))
     errors = capsys.readouterr().err
     assert end.value.code == 2 and said in errors and errors.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def cloned(folder: Path) -> tuple[int, int]:
+    """--bc-steps and --warmup-steps of a seed, as both of its files hold them."""
+    args = json.loads((folder / "config.json").read_text())["args"]
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["args"] == args
+    return args["bc_steps"], args["warmup_steps"]
+
+
+def test_steps_of_cloning_are_a_share_unless_given_and_stay_what_they_were(run, whole, tmp_path):
+    for script, table in (("bc", {}), ("cpl", {"warmup_steps": 4_000})):  # what the defaults were as numbers
+        module = importlib.import_module(f"algorithms.{script}")
+        wanted = {"bc_steps": 80_000, **table}
+        assert {name: module.Args.total_steps * share // 100 for name, share in module.SHARES.items()} == wanted
+    shutil.copytree(whole("cpl"), tmp_path / "runs/seed-1")  # 25 of 40 by its flags
+    line = ["cpl", *SMALL, "--reference", "--run-dir", "runs"]
+    for seed, steps, wanted in ((2, 20, (8, 1)), (2, 50, (8, 1)), (1, 50, (25, 10))):
+        done = run(*line, "--seed", seed, "--total-steps", steps)
+        assert done.returncode == 0, done.stderr
+        assert cloned(tmp_path / f"runs/seed-{seed}") == wanted
+    differ = run(*line, "--num-seeds", 2, "--total-steps", 60)
+    assert differ.returncode == 2 and "--bc-steps 8, 25" in differ.stderr and differ.stderr.count("\n") == 1
+    other = run(*line, "--total-steps", 60, "--bc-steps", 9)
+    assert other.returncode == 2 and "--bc-steps 25 -> 9" in other.stderr
+
+
+def test_cloning_of_the_preferred_fits_any_number_of_updates(run, tmp_path):
+    done = run("bc", *SMALL, "--bc-data", "preferred")
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "runs/drawer-open-v2/bc/seed-1/config.json").read_text())
+    assert config["args"]["bc_steps"] == 16
 
 
 def test_oracle_needs_rewards(run, tmp_path):

@@ -13,16 +13,19 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import json
 import logging
 import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import gymnasium
 import numpy as np
 import torch
 import tyro
+from gymnasium import spaces
 from scipy import stats
 from tqdm import tqdm
 
@@ -33,6 +36,7 @@ from common.files import InputError, atomic
 from common.rollouts import Workers, available_cpus, columns, require_rendering, rollout
 from common.seeds import seed_of
 from common.states import read_saved
+from common.suites.base import Task
 
 OPSET = 18
 """of ONNX files"""
@@ -54,6 +58,8 @@ class EvaluateArgs:
     """write MP4s of the first so many episodes, into videos/ beside the actor"""
     export: str = ""
     """write the actor to this file as ONNX instead of evaluating it"""
+    export_units: Literal["rescaled", "environment"] = "rescaled"
+    """actions of --export: rescaled to [-1, 1], as this code trains and evaluates; or in the environment's own units"""
     workers: Annotated[int, "[0, 1024]"] = 0
     """processes; 0: one a core"""
 
@@ -121,23 +127,65 @@ def load_actor(path: str | Path) -> Actor:
 
 
 class Mean(torch.nn.Module):
-    """An actor as a module: obs (batch, O) -> the mean action (batch, A)."""
+    """An actor as a module: obs (batch, O) -> the mean action (batch, A).
 
-    def __init__(self, actor: Actor):
+    `box`: bounds of the environment's own actions, to which they are rescaled; None: they are not.
+    """
+
+    def __init__(self, actor: Actor, box: spaces.Box | None):
         super().__init__()
-        self.policy = actor.policy
+        self.policy, self.names = actor.policy, list(actor.params)
         for name, p in actor.params.items():
             self.register_buffer(name, p)
+        bounds = None if box is None else torch.from_numpy(np.float32([box.low, box.high]))
+        self.register_buffer("bounds", bounds)
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        return mean_action(self.policy, dict(self.named_buffers()), obs.unsqueeze(0))[0]
+        action = mean_action(self.policy, {name: getattr(self, name) for name in self.names}, obs.unsqueeze(0))[0]
+        if self.bounds is None:
+            return action
+        low, high = self.bounds
+        return (low + (action + 1) / 2 * (high - low)).clamp(low, high)
 
 
-def export(path: Path, saved: dict, actor: Actor, obs_dim: int) -> float:
-    """Write an actor as ONNX: float32 `obs` (batch, O) -> `action` (batch, A).
+def beneath(sim: gymnasium.Env, wrapper: type) -> gymnasium.Env:
+    """What the outermost `wrapper` wraps; `sim` itself where there is none."""
+    inner = sim
+    while isinstance(inner, gymnasium.Wrapper):
+        if isinstance(inner, wrapper):
+            return inner.env
+        inner = inner.env
+    return sim
+
+
+def parts_of(space: gymnasium.Space, name: str = "") -> list[dict[str, str | int]]:
+    """Names, sizes and kinds of what is flattened to an observation, in order; a Discrete part is one-hot."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        named = space.items() if isinstance(space, spaces.Dict) else enumerate(space)
+        return [part for key, sub in named for part in parts_of(sub, f"{name}/{key}".lstrip("/"))]
+    return [{"name": name or "obs", "size": spaces.flatdim(space), "space": type(space).__name__}]
+
+
+def describe_spaces(task: Task) -> tuple[list[dict[str, str | int]], spaces.Box]:
+    """The parts of a flat observation, and the environment's own action space."""
+    sim = suites.make(task)
+    named = getattr(sim.unwrapped, "observation_parts", None)  # of this code's own environments
+    parts = parts_of(beneath(sim, gymnasium.wrappers.FlattenObservation).observation_space)
+    if named is not None:
+        parts = [{"name": name, "size": size, "space": "Box"} for name, size in named.items()]
+    box = beneath(sim, gymnasium.wrappers.RescaleAction).action_space
+    sim.close()
+    return parts, box
+
+
+def export(path: Path, saved: dict, actor: Actor, task: Task, units: str = "rescaled") -> float:
+    """Write an actor as ONNX: float32 `obs` (batch, O) -> `action` (batch, A), rescaled or in the environment's units.
+
+    Its metadata: algorithm, env, step; observation, what `parts_of` says as JSON; action_low and action_high, bounds of
+    the environment's own actions as JSON; action_units.
 
     Returns:
-        The largest difference from the actor itself over 1,000 random observations.
+        The largest difference from the actor itself over 1,000 random observations, with actions in [-1, 1].
 
     Raises:
         InputError: the packages are missing, there is no such folder, or the file's actions are not the actor's.
@@ -152,16 +200,26 @@ def export(path: Path, saved: dict, actor: Actor, obs_dim: int) -> float:
     if not path.parent.is_dir():
         raise InputError(f"--export {path}: no such folder; make {path.parent} first")
     batch = torch.export.Dim("batch")
+    parts, box = describe_spaces(task)
+    numbers = {name: json.dumps(bound.tolist()) for name, bound in (("action_low", box.low), ("action_high", box.high))}
+    said = {name: str(saved[name]) for name in ("algorithm", "env", "step")}
+    said |= {"observation": json.dumps(parts), **numbers, "action_units": units}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with atomic(path) as partial, warnings.catch_warnings(action="ignore"):
         with contextlib.redirect_stdout(io.StringIO()):
-            torch.onnx.export(
-                Mean(actor), (torch.zeros(2, obs_dim),), partial, input_names=["obs"], dynamo=True,
-                output_names=["action"], dynamic_shapes=({0: batch},), opset_version=OPSET, external_data=False,
+            program = torch.onnx.export(
+                Mean(actor, box if units == "environment" else None), (torch.zeros(2, task.obs_dim),),
+                input_names=["obs"], output_names=["action"], dynamic_shapes=({0: batch},), opset_version=OPSET,
+                dynamo=True,
             )  # fmt: skip
+            program.model.metadata_props.update(said)
+            program.save(partial, external_data=False)
         session = onnxruntime.InferenceSession(partial.read_bytes(), providers=["CPUExecutionProvider"])
-        obs = np.random.default_rng(0).normal(size=(1000, obs_dim)).astype(np.float32)
-        error = float(np.abs(session.run(None, {"obs": obs})[0] - actor(obs)).max())
+        obs = np.random.default_rng(0).normal(size=(1000, task.obs_dim)).astype(np.float32)
+        action = session.run(None, {"obs": obs})[0]
+        if units == "environment":
+            action = 2 * (action - box.low) / (box.high - box.low) - 1
+        error = float(np.abs(action - actor(obs)).max())
         if not error <= EXPORT_ERROR:
             raise InputError(f"--export: ONNX computes other actions than {saved['algorithm']}.py, by {error:.2g}")
     return error
@@ -197,9 +255,10 @@ def main(args: EvaluateArgs) -> list[dict[str, np.ndarray]]:
     if args.export:
         if len(loaded) > 1:
             raise InputError(f"--export: takes one actor, not {len(loaded)}")
-        error = export(Path(args.export), *loaded[0], tasks[0].obs_dim)
-        print(f"{args.export}: opset {OPSET}, obs (batch, {tasks[0].obs_dim}) -> action (batch, {tasks[0].act_dim}); "
-              f"differs from the actor by {error:.1e} at most")  # fmt: skip
+        error = export(Path(args.export), *loaded[0], tasks[0], args.export_units)
+        units = "in [-1, 1]" if args.export_units == "rescaled" else "in the environment's units"
+        print(f"{args.export}: opset {OPSET}, obs (batch, {tasks[0].obs_dim}) -> action (batch, {tasks[0].act_dim}) "
+              f"{units}; differs from the actor by {error:.1e} at most; names and bounds are in its metadata")  # fmt: skip
         return []
     workers = Workers(args.workers or available_cpus())
     jobs, seeds = [], [seed_of(args.seed, i) for i in range(args.episodes)]

@@ -339,7 +339,8 @@ def read_rewards(path: str) -> pd.DataFrame:
     try:
         rows = pd.read_csv(path)
         rows["measure"] = [
-            f"{m} {w}" if w.startswith("by ") else m for w, m in zip(rows["what"], rows["measure"], strict=True)
+            f"{m} {w}" if w.startswith("by ") else f"{m}, {w}"
+            for w, m in zip(rows["what"], rows["measure"], strict=True)
         ]
         found = rows.pivot_table(values="value", index="run", columns="measure", sort=False, aggfunc="last")
         return found.assign(updates=rows.groupby("run")["updates"].last())

@@ -1,6 +1,6 @@
 """The reward that a run has learned: how good it is, a page of pictures, a film, and the dataset labelled with it.
 
-    python -m tools.reward runs/drawer-open-v2/ipl_iql/seed-1
+    python -m tools.reward runs/drawer-open-v2/ipl_iql/seed-1 --preferences other_episodes.hdf5
     python -m tools.reward runs/drawer-open-v2/ipl_iql/seed-1 --film reward.gif
 
 Of IPL it is the implied reward, Q(s, a) - gamma V(s'); of MR-IQL and PT-IQL their model's. A script takes part by a
@@ -12,8 +12,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 
 import imageio
@@ -29,7 +31,7 @@ from scipy import stats
 
 from common import suites
 from common.cli import default_data_dir, parse_args, user_errors
-from common.data import find_files, read_pairs
+from common.data import find_files, read_pairs, read_preferences
 from common.files import InputError, atomic, fingerprint, read_arrays
 from common.rollouts import Workers, available_cpus, require_rendering
 from common.states import read_saved, tree_map
@@ -45,10 +47,15 @@ FRAME_EVERY, FRAMES_AFTER_SUCCESS = 4, 6
 """steps between two pictures of a film; pictures after the first success"""
 GIF_BYTES = 1_000_000
 """size of a GIF at the most: it is drawn smaller until it fits"""
-LEVELS, CORRELATIONS = ("by step", "by segment", "by episode"), ("pearson", "spearman")
-MEASURES = [("pairs held out", name) for name in ("accuracy", "log-loss")]
+OTHER, SAME, TRAINED = "pairs of other episodes", "pairs held out of the same episodes", "pairs trained on"
+"""which pairs a reward is judged by: those of --preferences, what --num-preferences left, what it took"""
+KINDS, CORRELATIONS = (OTHER, SAME, TRAINED), ("pearson", "spearman")
+LEVELS = [f"by {level}{which}" for which in ("", ", other episodes") for level in ("step", "segment", "episode")]
+MEASURES = [(kind, name) for kind in KINDS for name in ("accuracy", "log-loss")]
 MEASURES += [(level, name) for level in LEVELS for name in CORRELATIONS]
 """of the table, in order"""
+Measured = dict[tuple[str, str], tuple[float, float, float]]
+"""(what, measure) -> value, and its 95 % interval"""
 LEARNED, TRUE = "#0072B2", "#D55E00"
 
 
@@ -60,6 +67,8 @@ class RewardArgs:
     """seeds' folders, with checkpoint.pt and config.json inside"""
     out: Path = Path("reward")
     """folder of the pictures"""
+    preferences: str = ""
+    """file of pairs (.npz or .hdf5) of episodes that the runs never saw, to judge their rewards by"""
     film: str = ""
     """write one episode of the policy, with its reward as a curve, to this .mp4 or .gif instead"""
     relabel: str = ""
@@ -83,8 +92,8 @@ class Learned:
     state: dict  # leaves (1, ...)
     step: int
     history: bool  # the reward of a step depends on those before it: PT-IQL's
-    pairs: int = 0  # held out
     window: int = 0  # steps of the pairs' segments, once `read_data` has read them
+    pairs: dict[str, int] = dataclasses.field(default_factory=dict)  # one of KINDS -> how many it is judged by
 
     def reward(self, obs, action, next_obs, terminal, first=None) -> np.ndarray:
         """The learned reward (N,) of transitions (N, O), (N, A), (N, O), (N,).
@@ -142,18 +151,32 @@ def read_data(run: Learned) -> tuple[Preferences, Path, Path | None]:
 
 
 # ---------------------------------------------------------------- numbers
-def held_out(run: Learned, p: Preferences) -> dict[str, np.ndarray] | None:
-    """The pairs after the first --num-preferences: summed rewards (P, 2) of their segments' transitions, label (P,).
+def read_others(run: Learned, path: Path, p: Preferences, dataset: Path | None) -> Preferences:
+    """The pairs of --preferences. InputError: some are of the pairs `p` or the dataset that the run was trained on."""
 
-    A segment of L steps has L - 1 transitions: its last step leads to no known state. None: no pair is left.
+    def steps(x: Preferences | Transitions, at=slice(None)) -> Iterator[bytes]:
+        return (row.tobytes() for row in np.concatenate([x.obs[at], x.action[at]], 1, dtype=np.float32))
+
+    others, seen = read_preferences(path, run.task), set(steps(p))
+    if dataset is not None:
+        seen.update(steps(suites.SUITES[run.task.suite].read_transitions(dataset, run.task)))
+    rows = others.start.reshape(-1, 1) + np.arange(others.length)  # all steps: some may be alike in other episodes
+    known = np.array([step in seen for step in steps(others, rows.ravel())]).reshape(rows.shape).all(1)
+    if known.any():
+        raise InputError(f"--preferences {path}: {known.sum()} of its {len(rows)} segments are in the data of "
+                         f"{run.folder}; take other episodes (MetaWorld: those of tools.dataset --seed 1)")  # fmt: skip
+    return others
+
+
+def sums_of(run: Learned, p: Preferences, first: int = 0, last: int | None = None) -> dict[str, np.ndarray]:
+    """Of the pairs `first` to `last`: summed rewards (P, 2) of their segments' transitions, label (P,).
+
+    A segment of L steps has L - 1 transitions: its last step leads to no known state.
     """
-    first = run.args.num_preferences or len(p.label)
-    if first >= len(p.label):
-        return None
-    rows = p.start[first:, :, None] + np.arange(p.length - 1)  # (P, 2, L - 1)
+    rows = p.start[first:last, :, None] + np.arange(p.length - 1)  # (P, 2, L - 1)
     flat, at = rows.reshape(-1), np.arange(rows.size)
     reward = run.reward(p.obs[flat], p.action[flat], p.obs[flat + 1], np.zeros(len(flat)), at - at % (p.length - 1))
-    sums = {"learned": reward.reshape(rows.shape).sum(-1), "label": p.label[first:]}
+    sums = {"learned": reward.reshape(rows.shape).sum(-1), "label": p.label[first:last]}
     return sums | ({} if p.reward is None else {"true": p.reward[rows].sum(-1)})
 
 
@@ -168,8 +191,10 @@ def score_pairs(found: dict[str, np.ndarray]) -> dict[str, tuple]:
 def correlations(x: list[np.ndarray], y: list[np.ndarray]) -> dict[str, tuple]:
     """Pearson's and Spearman's correlation of two quantities, given by episode, with 95 % intervals.
 
-    The bootstrap draws episodes; ranks are those of all data.
+    The bootstrap draws episodes; ranks are those of all data. Empty where one of the two is constant.
     """
+    if any(constant(np.concatenate(v)) for v in (x, y)):
+        return {}
     number = np.array([len(part) for part in x])
     episode = np.repeat(np.arange(len(x)), number)
     draws = np.random.default_rng(0).multinomial(len(x), np.full(len(x), 1 / len(x)), RESAMPLES)  # (R, E) counts
@@ -183,6 +208,10 @@ def correlations(x: list[np.ndarray], y: list[np.ndarray]) -> dict[str, tuple]:
             r = (n * sab - sa * sb) / np.sqrt((n * saa - sa**2) * (n * sbb - sb**2))
         found[name] = (float((a * b).mean()), *np.nanpercentile(r, (2.5, 97.5)))
     return found
+
+
+def constant(x: np.ndarray) -> bool:
+    return len(x) < 2 or np.ptp(x) <= 1e-6 * np.abs(x).max()
 
 
 def split(t: Transitions) -> list[slice]:
@@ -215,7 +244,7 @@ def scaled(reward: np.ndarray) -> np.ndarray:
     return (reward - reward.mean()) / max(reward.std(), 1e-12)
 
 
-def calibration(axes, found: dict[str, np.ndarray]) -> None:
+def calibration(axes, found: dict[str, np.ndarray], kind: str) -> None:
     """Predicted probability of the preferred segment against how often it was right, in bins of equal size."""
     strict = found["label"] != 0.5
     logits = (found["learned"][:, 1] - found["learned"][:, 0])[strict]
@@ -225,42 +254,52 @@ def calibration(axes, found: dict[str, np.ndarray]) -> None:
     means = [probability[part].mean() for part in bins], [right[part].mean() for part in bins]
     axes.plot(*means, "o-", color=LEARNED)
     axes.plot([0.5, 1], [0.5, 1], ":", color="grey")
-    axes.set(xlabel="predicted probability", ylabel="share that was right", title="calibration, pairs held out")
+    axes.set(xlabel="predicted probability", ylabel="share that was right", title=f"calibration,\n{kind}")
 
 
-def page(run: Learned, found: dict | None, t: Transitions | None, learned, episodes, kinds: np.ndarray | None):
-    """One page: segments' sums, calibration, and the reward along three episodes."""
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    axes = figure.subplots(2, 3)
-    if found is None or run.history:
-        axes[0, 1].set_axis_off()
-        why = "no pair is held out" if found is None else "no calibration:\nthese rewards are scaled for IQL"
-        axes[0, 1].text(0.5, 0.5, why, ha="center", va="center", color="grey")
-    else:
-        calibration(axes[0, 1], found)
-    if found is None or "true" not in found:
-        axes[0, 0].set_axis_off()
-    else:
-        axes[0, 0].plot(found["true"].ravel(), found["learned"].ravel(), ".", ms=2, alpha=0.3, color=LEARNED)
-        axes[0, 0].set(xlabel="true reward", ylabel="learned reward", title="sums of segments, pairs held out")
-    if t is None:
-        for ax in (axes[0, 2], *axes[1]):
-            ax.set_axis_off()
-    else:
-        level = np.array([t.reward[e].sum() for e in episodes]), np.array([learned[e].sum() for e in episodes])
-        axes[0, 2].plot(*level, ".", color=LEARNED)
-        axes[0, 2].set(xlabel="true return", ylabel="learned return", title="episodes of the dataset")
-        chosen = {"expert": 0, "random": 2, "cross": 3}
-        shown = [(n, int(np.flatnonzero(kinds == k)[0])) for n, k in chosen.items()] if kinds is not None else [
-            (f"episode {i}", i) for i in (0, len(episodes) // 2, len(episodes) - 1)]  # fmt: skip
-        scales = [(r.mean(), max(r.std(), 1e-12)) for r in (learned, t.reward)]
-        for ax, (name, i) in zip(axes[1], shown, strict=True):
-            for r, (mean, std), words, colour in zip((learned, t.reward), scales, ("learned", "true"), (LEARNED, TRUE),
-                                                     strict=True):  # fmt: skip
-                ax.plot((r[episodes[i]] - mean) / std, color=colour, label=words, lw=1)
-            ax.set(xlabel="step", title=name)
-        axes[1, 0].set_ylabel("reward, scaled over the dataset")
-        axes[1, 0].legend()
+def sums(axes, found: dict[str, np.ndarray], kind: str) -> None:
+    """Sums of segments, learned against true."""
+    axes.plot(found["true"].ravel(), found["learned"].ravel(), ".", ms=2, alpha=0.3, color=LEARNED)
+    axes.set(xlabel="true reward", ylabel="learned reward", title=f"sums of segments,\n{kind}")
+
+
+def returns(axes, t: Transitions, learned: np.ndarray, episodes: list[slice]) -> None:
+    """Returns of the dataset's episodes, learned against true."""
+    axes.plot(*(np.array([r[e].sum() for e in episodes]) for r in (t.reward, learned)), ".", color=LEARNED)
+    axes.set(xlabel="true return", ylabel="learned return", title="episodes of the dataset")
+
+
+def along(row, t: Transitions, learned: np.ndarray, episodes: list[slice], kinds: np.ndarray | None) -> None:
+    """The reward along three episodes; `kinds`: MetaWorld's kind of each, if known."""
+    chosen = {"expert": 0, "random": 2, "cross": 3}
+    shown = [(name, int(np.flatnonzero(kinds == k)[0])) for name, k in chosen.items()] if kinds is not None else [
+        (f"episode {i}", i) for i in (0, len(episodes) // 2, len(episodes) - 1)]  # fmt: skip
+    for axes, (name, i) in zip(row, shown, strict=True):
+        for r, words, colour in ((learned, "learned", LEARNED), (t.reward, "true", TRUE)):
+            axes.plot(scaled(r)[episodes[i]], color=colour, label=words, lw=1)
+        axes.set(xlabel="step", title=name)
+    row[0].set_ylabel("reward, scaled over the dataset")
+    row[0].legend()
+
+
+def page(run: Learned, kind: str, found: dict, t: Transitions | None, learned, episodes, kinds) -> Figure | None:
+    """One page: pairs `found`, of one of KINDS, and the dataset. What says nothing is left out; None: all of it."""
+    panels = []
+    if "true" in found and not constant(found["true"].ravel()):
+        panels.append(lambda axes: sums(axes, found, kind))
+    if not run.history and (found["label"] != 0.5).any():  # PT-IQL's rewards are scaled for IQL, and are no log-odds
+        panels.append(lambda axes: calibration(axes, found, kind))
+    if t is not None and not constant(t.reward):
+        panels.append(lambda axes: returns(axes, t, learned, episodes))
+    if not panels and t is None:
+        return None
+    rows, columns = (1, len(panels)) if t is None else (2, 3)
+    figure = Figure(figsize=(11, 7) if t is not None else (5 * columns, 4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax, panel in zip_longest(axes[0], panels):
+        panel(ax) if panel else ax.set_axis_off()
+    if t is not None:
+        along(axes[1], t, learned, episodes, kinds)
     figure.suptitle(f"{run.config['algorithm']} on {run.task.env} after {run.step} updates")
     return figure
 
@@ -281,11 +320,14 @@ def short_names(runs: list[Learned]) -> list[str]:
     return [f"{name}, {run.step}" for name, run in zip(names, runs, strict=True)]
 
 
-def compare(runs: list[Learned], measured: list[dict[tuple[str, str], tuple]]):
-    """A row a run, a panel a measure, with intervals; of correlations Pearson's filled and Spearman's hollow."""
-    panels = {level: [(level, name) for name in CORRELATIONS] for level in LEVELS}
-    panels = {"accuracy,\npairs held out": [("pairs held out", "accuracy")]} | panels
+def compare(runs: list[Learned], measured: list[Measured]) -> Figure | None:
+    """A row a run, a panel a measure, with intervals; of correlations Pearson's filled and Spearman's hollow. None:
+    there is nothing to draw."""
+    panels = {f"accuracy, {kind}": [(kind, "accuracy")] for kind in KINDS}
+    panels |= {f"correlation {level}": [(level, name) for name in CORRELATIONS] for level in LEVELS}
     panels = {title: keys for title, keys in panels.items() if any(key in found for key in keys for found in measured)}
+    if not panels:
+        return None
     names = short_names(runs)
     width = 0.08 * max(map(len, names)) + 2 * len(panels)  # inches: names of any length leave the panels their room
     figure = Figure(figsize=(width, 1.6 + 0.32 * len(runs)), layout="constrained")
@@ -302,7 +344,7 @@ def compare(runs: list[Learned], measured: list[dict[tuple[str, str], tuple]]):
                 axes.plot(value, at, "os"[k], color=colour, mfc=("white", colour)[k == 0], ms=5)
         chance = 0.5 if len(keys) == 1 else 0
         axes.axvline(chance, color="grey", ls=":", lw=1)
-        axes.set(title=title if len(keys) == 1 else f"correlation\n{title}", ylim=(len(runs) - 0.5, -0.5))
+        axes.set(title=textwrap.fill(title, 20), ylim=(len(runs) - 0.5, -0.5))
         axes.grid(axis="x", alpha=0.3)
         axes.set_yticks(range(len(runs)), names)
     if len(panels) > 1:
@@ -410,59 +452,81 @@ def relabel(run: Learned, target: str) -> None:
 
 
 # ---------------------------------------------------------------- the command
-def look(run: Learned, out: Path) -> dict[tuple[str, str], tuple]:
-    """Numbers of one run, (what, measure) -> (mean, low, high); writes its page into `out`."""
+def judge(run: Learned, args: RewardArgs) -> tuple[dict[str, dict], Path | None, Preferences]:
+    """The pairs that the reward is judged by, one of KINDS -> what `sums_of` gives; the dataset; the run's pairs."""
     p, source, dataset = read_data(run)
-    numbers, found = {}, held_out(run, p)
-    if found is None:
-        print(f"{source}: no pair is left that {run.folder} was not trained on")
+    count, found = run.args.num_preferences or len(p.label), {}
+    if args.preferences:
+        found[OTHER] = sums_of(run, read_others(run, Path(args.preferences), p, dataset))
+    if count < len(p.label):
+        found[SAME] = sums_of(run, p, count)
     else:
-        scores = score_pairs(found)
+        found[TRAINED] = sums_of(run, p)
+        if not args.preferences:
+            print(f"{source}: {run.folder} was trained on all of its pairs; --preferences FILE judges by others, or "
+                  f"train on fewer than {count}")  # fmt: skip
+    run.pairs = {kind: len(sums["label"]) for kind, sums in found.items()}
+    return found, dataset, p
+
+
+def look(run: Learned, args: RewardArgs) -> Measured:
+    """Numbers of one run; writes its page into --out."""
+    found, dataset, p = judge(run, args)
+    numbers: Measured = {}
+    for kind, pairs in found.items():
+        scores = score_pairs(pairs)
         if run.history:
             scores.pop("log-loss")
-        numbers |= {("pairs held out", name): cells for name, cells in scores.items()}
-        run.pairs = len(found["label"])
+        numbers |= {(kind, name): cells for name, cells in scores.items()}
     t, learned, episodes, kinds = None, None, [], None
-    if dataset is not None:
-        t = suites.SUITES[run.task.suite].read_transitions(dataset, run.task)
+    others = Path(args.preferences) if args.preferences and not args.preferences.endswith(".npz") else None
+    for path, which in ((others, ", other episodes"), (dataset, "")):
+        if path is None:
+            continue
+        t = suites.SUITES[run.task.suite].read_transitions(path, run.task)
         learned, episodes = reward_of(run, t), split(t)
         for level, values in correlate(learned, t.reward.astype(np.float64), episodes, p.length).items():
-            numbers |= {(f"by {level}", name): cells for name, cells in values.items()}
+            numbers |= {(f"by {level}{which}", name): cells for name, cells in values.items()}
+            if not values:
+                print(f"{path}: no correlation by {level}: the true or the learned reward is constant")
+    if dataset is not None:
         kinds = read_arrays(dataset, lambda name: name == "episodes/kind").get("episodes/kind")
         kinds = kinds if kinds is not None and set(range(4)) <= set(kinds) else None
-    out.mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
     name = "-".join([run.task.env.replace("/", "-").replace(":", "-"), run.config["algorithm"], run.folder.name,
                      str(run.step)])  # fmt: skip
-    write_figure(page(run, found, t, learned, episodes, kinds), out / name)
-    print(f"{out / name}.png, .pdf")
+    kind, pairs = next(iter(found.items()))
+    if (figure := page(run, kind, pairs, t if dataset else None, learned, episodes, kinds)) is not None:
+        write_figure(figure, args.out / name)
+        print(f"{args.out / name}.png, .pdf")
     return numbers
 
 
-def table(runs: list[Learned], measured: list[dict[tuple[str, str], tuple]]) -> list[list[str]]:
+def table(runs: list[Learned], measured: list[Measured]) -> list[list[str]]:
     """One run: a row a measure. Several: a row a run, a column a measure."""
     if len(runs) == 1:
         rows = [["run", "updates", "what", "measure", "value", "95 % interval"]]
         for (what, measure), (mean, low, high) in measured[0].items():
-            what = f"{runs[0].pairs} {what}" if what == "pairs held out" else what
+            what = f"{runs[0].pairs[what]} {what}" if what in KINDS else what
             cells = [what, measure, f"{mean:.3f}", f"{low:.3f} to {high:.3f}"]
             rows.append([str(runs[0].folder), str(runs[0].step), *cells])
         return rows
     columns = [key for key in MEASURES if any(key in found for found in measured)]
-    names = [measure if what == "pairs held out" else f"{measure} {what}" for what, measure in columns]
-    rows = [["run", "updates", "pairs held out", *names]]
+    kinds = [kind for kind in KINDS if any(kind in run.pairs for run in runs)]
+    rows = [["run", "updates", *kinds, *(f"{measure}{',' * (what in KINDS)} {what}" for what, measure in columns)]]
     for run, found in zip(runs, measured, strict=True):
         cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*found[key]) if key in found else "" for key in columns]
-        rows.append([str(run.folder), str(run.step), str(run.pairs), *cells])
+        rows.append([str(run.folder), str(run.step), *(str(run.pairs.get(kind, "")) for kind in kinds), *cells])
     return rows
 
 
-def write_numbers(path: Path, runs: list[Learned], measured: list[dict[tuple[str, str], tuple]]) -> None:
+def write_numbers(path: Path, runs: list[Learned], measured: list[Measured]) -> None:
     """What the report's --reward reads: a line a run and measure."""
-    lines = [(run.folder.resolve(), run.step, what, measure, *cells) for run, found in zip(runs, measured, strict=True)
-             for (what, measure), cells in found.items()]  # fmt: skip
-    columns = ["run", "updates", "what", "measure", "value", "low", "high"]
+    lines = [(run.folder.resolve(), run.step, *key, *cells, run.pairs.get(key[0]))
+             for run, found in zip(runs, measured, strict=True) for key, cells in found.items()]  # fmt: skip
+    table = pd.DataFrame(lines, columns=["run", "updates", "what", "measure", "value", "low", "high", "pairs"])
     with atomic(path) as partial:
-        pd.DataFrame(lines, columns=columns).to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+        table.astype({"pairs": "Int64"}).to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def main(args: RewardArgs) -> None:
@@ -476,11 +540,11 @@ def main(args: RewardArgs) -> None:
         relabel(runs[0], args.relabel)
     if args.film or args.relabel:
         return
-    measured = [look(run, args.out) for run in runs]
+    measured = [look(run, args) for run in runs]
     write_numbers(args.out / "reward.csv", runs, measured)
     print(f"{args.out / 'reward.csv'}")
-    if len(runs) > 1:
-        write_figure(compare(runs, measured), args.out / "compare")
+    if len(runs) > 1 and (figure := compare(runs, measured)) is not None:
+        write_figure(figure, args.out / "compare")
         print(f"{args.out / 'compare'}.png, .pdf")
     print("\n" + markdown(table(runs, measured)))
 

@@ -49,6 +49,9 @@ TASKS = (
 KINDS = ("expert", "within", "random", "cross")
 SUCCESS_STEPS = 25  # an episode ends after so many steps with success, consecutive or not
 HORIZON = 500
+STATE = {"hand_position": 3, "gripper": 1, "object_1_position": 3, "object_1_quaternion": 4, "object_2_position": 3,
+         "object_2_quaternion": 4}  # fmt: skip
+"""names and sizes of the simulator's state in an observation, in order"""
 RELEASED = {  # task: git blob id of the 10,000 pairs that IPL's authors released
     "assembly": "1329d16bcc4a34175632cc4d1fe870ba7aee8ff9",
     "button-press": "546c35e87352e0f2a4c67e906771ec6f866baa19",
@@ -96,6 +99,7 @@ class MetaWorld(gymnasium.Env):
         self.sim.seeded_rand_vec = True  # else goals come from numpy's global state
         self.sim.__dict__.pop("sawyer_observation_space", None)  # cached before the lines above; it clips the goal
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (39,), np.float64)
+        self.observation_parts = STATE | {f"previous_{name}": size for name, size in STATE.items()} | {"goal": 3}
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.goal: np.ndarray | None = None  # what the last reset drew: positions of goal and objects
 

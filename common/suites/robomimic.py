@@ -126,6 +126,12 @@ class Robosuite(gymnasium.Env):
     def close(self) -> None:
         self.sim.close()
 
+    @property
+    def observation_parts(self) -> dict[str, int]:
+        """Names and sizes of what an observation holds, in order."""
+        obs = self.sim.reset()
+        return {name: np.size(obs[name]) for name in OBS_KEYS}
+
     def _flat(self, obs: dict[str, np.ndarray]) -> np.ndarray:
         return np.concatenate([np.atleast_1d(obs[name]) for name in OBS_KEYS])
 
