@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Annotated, Literal
@@ -133,7 +133,6 @@ class Args:
     """transitions of the offline dataset a step"""
 
 
-SHARES = {"bc_steps": 40, "warmup_steps": 2}  # percent of --total-steps, where they are not given
 DEFAULTS = {  # pattern of SUITE:ENV: what differs from the defaults above, which are MetaWorld's
     "robomimic:*": {
         "total_steps": 1_000_000, "eval_every": 50_000, "eval_episodes": 25, "preference_labels": "human",
@@ -311,14 +310,24 @@ def make_updates(args: Args):
 
 
 # ---------------------------------------------------------------- training
+def fill_in(args: Args) -> Args:
+    """--bc-steps and --warmup-steps, where not given, in proportion to the updates."""
+    if args.bc_steps is None:
+        args = replace(args, bc_steps=2 * args.total_steps // 5)
+    if args.warmup_steps is None:
+        args = replace(args, warmup_steps=max(1, args.total_steps // 50))
+    return args
+
+
 def train(args: Args) -> dict:
     """Train every seed to the end, resuming what is there. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
+    args = fill_in(args)
     if args.bc_data == "preferred" and args.use_replay:
         raise InputError("--bc-data preferred: the offline dataset has no labels; add --no-use-replay")
-    if (args.bc_steps or 0) >= args.total_steps:
+    if args.bc_steps >= args.total_steps:
         steps = f"--bc-steps {args.bc_steps}"
         raise InputError(f"{steps}: leaves no update for the contrastive loss; choose fewer than {args.total_steps}")
-    with Runs.open(ALGORITHM, args, SHARES) as runs:
+    with Runs.open(ALGORITHM, args) as runs:
         pairs, replay = runs.load()  # [D5]
         for group in runs.groups():
             train_seeds(group.args, group, pairs, replay)

@@ -148,13 +148,6 @@ def check_args(args) -> None:
             raise InputError(f"--{name.replace('_', '-')} {shown}: must be {what} {interval}")
 
 
-def with_shares(args, shares: dict[str, int]):
-    """`args` with what was not given (None) of `shares`: its percentage of the updates, at least one."""
-    missing = {name: max(1, args.total_steps * share // 100) for name, share in shares.items()
-               if getattr(args, name) is None}  # fmt: skip
-    return dataclasses.replace(args, **missing)
-
-
 def inside(value: float, interval: str) -> bool:
     """Whether `value` lies in an interval as it is written: "[0, 1)"."""
     low, high = map(float, interval[1:-1].split(","))

@@ -141,7 +141,7 @@ class Run:
         if not self.args.get("actor_cosine") and step <= self.args["total_steps"]:  # else the schedule would change
             may.add("total_steps")
         changed = [f"--{name.replace('_', '-')} {before[name]} -> {now}" for name, now in self.args.items()
-                   if name in before and name not in may and now not in (before[name], None)]  # fmt: skip
+                   if name in before and name not in may and before[name] != now]  # fmt: skip
         if changed:
             raise InputError(f"{self.folder}: was started with other arguments ({', '.join(changed)}); give the same, "
                              "choose another --run-dir, or start from scratch with --overwrite")  # fmt: skip

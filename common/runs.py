@@ -18,8 +18,8 @@ from tqdm import tqdm
 from common import data, suites
 from common.actors import Actor, Policy
 from common.buffers import PreferenceBuffer, ReplayBuffer
-from common.cli import Signals, compiled, setup_device, with_shares
-from common.files import InputError, Interrupted, NotFinite
+from common.cli import Signals, compiled, setup_device
+from common.files import Interrupted, NotFinite
 from common.folder import Run, headline
 from common.rollouts import Workers, available_cpus, evaluate, require_rendering
 from common.states import leaves, save, tree_map, unstack
@@ -47,19 +47,14 @@ class Runs:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, algorithm: str, args, shares: dict[str, int] | None = None) -> Iterator[Runs]:
-        """Hold the folders of all seeds and catch signals. SystemExit with the signal's status, once it has ended.
-
-        Args:
-            shares: of arguments that are None where they are not given: percent of the updates.
-        """
+    def open(cls, algorithm: str, args) -> Iterator[Runs]:
+        """Hold the folders of all seeds and catch signals. SystemExit with the signal's status, once it has ended."""
         with Signals() as stop:
             self = cls(algorithm, args, stop)
             try:
                 for seed in range(args.seed, args.seed + args.num_seeds):
                     own = dataclasses.replace(self.args, seed=seed)
                     self.runs.append(Run(self.folder / f"seed-{seed}", own, algorithm))
-                self._fill_in(shares or {})
                 yield self
             except Interrupted:
                 print(f"stopped; the same command resumes from the last checkpoint in {self.folder}", file=sys.stderr)
@@ -68,19 +63,6 @@ class Runs:
                 self.workers.close()
                 for run in self.runs:
                     run.close()
-
-    def _fill_in(self, shares: dict[str, int]) -> None:
-        """Arguments that were not given: as in the runs that are resumed, else their share of the updates."""
-        for name in [name for name in shares if getattr(self.args, name) is None]:
-            found = {run.checkpoint["args"][name] for run in self.runs if run.checkpoint}
-            if len(found) > 1:
-                flag, numbers = f"--{name.replace('_', '-')}", ", ".join(map(str, sorted(found)))
-                raise InputError(f"{self.folder}: its seeds were started with {flag} {numbers}; resume each by itself")
-            if found:
-                self.args = dataclasses.replace(self.args, **{name: found.pop()})
-        self.args = with_shares(self.args, shares)
-        for run in self.runs:
-            run.args |= {name: getattr(self.args, name) for name in shares}
 
     @property
     def seeds(self) -> list[int]:

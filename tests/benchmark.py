@@ -32,13 +32,15 @@ import tyro
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common import suites
+from common.actors import Actor
 from common.buffers import PreferenceBuffer, ReplayBuffer
-from common.cli import default_args, setup_device, with_shares
+from common.cli import default_args, setup_device
 from common.rollouts import Workers, evaluate
 from common.runs import Runs
 from common.states import tree_map
 from common.suites.metaworld import MetaWorld, collect, dataset, plan
 from tests import peers
+from tests.parity import updates
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = {path.stem: "" for path in sorted((REPOSITORY / "algorithms").glob("*.py"))}
@@ -65,7 +67,7 @@ def steps(script: str, env: str, seeds: int, compiled: bool):
     """(run `n` updates, sampling included; as many floors)"""
     module = importlib.import_module(f"algorithms.{script}")
     args = default_args(module.Args, module.DEFAULTS, ["--env", env])
-    args = with_shares(args, getattr(module, "SHARES", {}))
+    args = getattr(module, "fill_in", lambda args: args)(args)
     rng, task = np.random.default_rng(0), suites.resolve(env)
     obs_dim, act_dim = task.obs_dim, task.act_dim
     length, pairs = (25, 4000) if env == METAWORLD else (100, 100)
@@ -75,10 +77,8 @@ def steps(script: str, env: str, seeds: int, compiled: bool):
     transitions = ReplayBuffer(obs, action, rng.normal(size=len(obs)), obs, np.zeros(len(obs)))
     numbers = list(range(1, seeds + 1))
     state = tree_map(lambda *x: torch.stack(x), *[module.init(args, seed, obs_dim, act_dim) for seed in numbers])
-    eager = update = module.make_update(args)
-    if compiled:
-        torch._dynamo.config.trace_autograd_ops = True
-        update = torch.compile(update, fullgraph=True)
+    torch._dynamo.config.trace_autograd_ops = True
+    eager, update = updates(module, args), updates(module, args, compile_whole if compiled else lambda update: update)
     pair_batches = buffer.batches(numbers, 0, args.preference_batch_size, args.segment_length)
     replay_batches = transitions.batches(numbers, 0, args.replay_batch_size) if args.use_replay else None
     at = 0
@@ -92,20 +92,24 @@ def steps(script: str, env: str, seeds: int, compiled: bool):
 
     products = Products()
     with products:
-        eager(tree_map(torch.clone, state), batch())
+        eager(tree_map(torch.clone, state), batch(), at)
     work = [a.numel() * b.shape[-1] for a, b in products.found]  # multiply-adds
     largest = work.index(max(work))
     share, (a, b) = sum(work) / work[largest], products.found[largest]
 
     def run(n: int) -> None:
         for _ in range(n):
-            update(state, batch())
+            update(state, batch(), at)
 
     def floor(n: int) -> None:
         for _ in range(round(n * share)):
             a @ b
 
     return run, floor
+
+
+def compile_whole(update):
+    return torch.compile(update, fullgraph=True)
 
 
 def ms(function, seconds: float) -> float:
@@ -369,16 +373,14 @@ def rows_beside() -> None:
 def rows_whole() -> None:
     """Evaluation's share of a 200,000-step run, start, memory: from a real run of the script."""
     module = importlib.import_module("algorithms.ipl_iql")
-    actor, task = (
-        tree_map(lambda p: p.numpy(), module.init(module.Args(), 1, 39, 4)["actor"]),
-        suites.resolve(METAWORLD),
-    )
+    arrays = tree_map(lambda p: p.numpy(), module.init(module.Args(), 1, 39, 4)["actor"])
+    actor, task = Actor(module.policy, arrays), suites.resolve(METAWORLD)
     workers = Workers(len(os.sched_getaffinity(0)))
-    evaluate(workers, task, module.act, [actor], [1], 0, 4)  # started
+    evaluate(workers, task, [actor], [1], 0, 4)  # started
     times = []
     for repeat in range(5):
         began = time.perf_counter()
-        evaluate(workers, task, module.act, [actor], [1], repeat, 20)
+        evaluate(workers, task, [actor], [1], repeat, 20)
         times.append(time.perf_counter() - began)
     workers.close()
     step = finish(start("child_alone", 0, 10, 0))["step"]

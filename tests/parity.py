@@ -95,6 +95,23 @@ def batch_of(script, args, meta: dict, arrays: dict[str, Tensor], step: int) -> 
     return batch | {name: array.unsqueeze(0) for name, array in case.items() if name.startswith("noise")}
 
 
+def updates(script, args, wrap=lambda update: update):
+    """The script's update as its loop chooses it: of state, batch and step. `wrap`: what is done to each."""
+    if hasattr(script, "make_update"):
+        only = wrap(script.make_update(args))
+        return lambda state, batch, step: only(state, batch)
+    first, then = map(wrap, script.make_updates(args))
+    clones = hasattr(args, "bc_steps")
+    until = args.bc_steps if clones else args.reward_steps
+
+    def update(state: dict, batch: dict, step: int) -> dict:
+        if clones and step == until:
+            tree_map(Tensor.zero_, state["adam"])
+        return (first if step < until else then)(state, batch)
+
+    return update
+
+
 def compare_transformer(meta: dict, arrays: dict[str, Tensor]) -> dict[str, str | float]:
     """A case of the Preference Transformer's reward model: rewards, scores and loss, and the gradient."""
     script = importlib.import_module("algorithms.pt_iql")
@@ -148,9 +165,10 @@ def compare(path: Path) -> dict[str, str | float]:
     state["adam"] = {
         name: {"m": tree_map(torch.zeros_like, p), "v": tree_map(torch.zeros_like, p)} for name, p in nets.items()
     }
-    update, loss_diff = script.make_update(args), 0.0
+    state["step"] = torch.zeros(1, dtype=torch.float64)
+    update, loss_diff = updates(script, args), 0.0
     for step in range(meta["steps"]):
-        metrics = update(state, batch_of(script, args, meta, arrays, step))
+        metrics = update(state, batch_of(script, args, meta, arrays, step), step)
         for theirs, ours in METRICS[meta["algo"]].items():
             if f"step{step}/{theirs}" in arrays:  # mr_iql: while its reward model learns; cpl_loss is 0 before
                 loss_diff = max(loss_diff, abs(float(metrics.get(ours, 0.0)) - float(arrays[f"step{step}/{theirs}"])))

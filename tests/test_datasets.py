@@ -9,8 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from algorithms.ipl_iql import act
+from algorithms.ipl_iql import policy
 from common import suites
+from common.actors import Actor
 from common.cli import parse_args
 from common.data import read_preferences
 from common.files import InputError, read_arrays
@@ -144,11 +145,12 @@ def test_build_command(tmp_path, capsys):
 
 def test_evaluation_is_the_same_for_any_number_of_workers():
     rng = np.random.default_rng(0)
-    actor = {"w0": rng.normal(size=(1, 39, 4)).astype(np.float32), "b0": np.zeros((1, 1, 4), np.float32), "log_std": 0}
+    actor = {"w0": rng.normal(size=(1, 39, 4)).astype(np.float32), "b0": np.zeros((1, 1, 4), np.float32)}
+    actor["log_std"] = np.zeros(4, np.float32)
     rows = []
     for count in (1, 2):
         workers = Workers(count)
-        rows.append(evaluate(workers, TASK, act, [actor, actor], [1, 2], 0, 2))
+        rows.append(evaluate(workers, TASK, [Actor(policy, actor)] * 2, [1, 2], 0, 2))
         workers.close()
     assert rows[0] == rows[1]
     assert rows[0][0] != rows[0][1]  # seeds meet other goals

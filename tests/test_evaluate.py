@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from algorithms import ipl_iql
 from common import suites
@@ -74,10 +75,11 @@ def test_several_actors_meet_the_same_goals(whole, tmp_path, capsys):
 
 def test_load_actor(whole):
     path = whole() / "best.pt"
-    act, (_, actor) = load_actor(path), read_actor(path)
+    act, saved = load_actor(path), torch.load(path, weights_only=True)["actor"]
     obs = np.random.default_rng(0).normal(size=(7, 39))
     batch = act(obs)
-    assert batch.shape == (7, 4) and np.abs(batch).max() <= 1 and (batch == ipl_iql.act(actor, obs)).all()
+    mean, _ = ipl_iql.policy({k: p.unsqueeze(0) for k, p in saved.items()}, torch.from_numpy(obs).float().unsqueeze(0))
+    assert batch.shape == (7, 4) and np.abs(batch).max() <= 1 and (batch == mean[0].clamp(-1, 1).numpy()).all()
     assert act(obs[0]).shape == (4,) and act(obs[0]) == pytest.approx(batch[0], abs=1e-6)
     with pytest.raises(InputError, match=r"name a best\.pt or final\.pt"):
         load_actor(path.parent)
@@ -153,10 +155,10 @@ def test_an_exported_policy_says_its_observation_and_acts_in_the_environments_un
     actor = {name: 9 * p for name, p in actor.items()}  # so that some actions are at the bounds
     saved, sim = {"algorithm": "ipl_iql", "env": env, "step": 7}, suites.make(task)
     obs = np.float32([sim.reset(seed=seed)[0] for seed in range(50)])
-    arrays = {name: p.numpy() for name, p in actor.items()}
+    acting = evaluate.Actor(ipl_iql.policy, {name: p.numpy() for name, p in actor.items()})
     rescaled = []
     for units in ("rescaled", "environment"):
-        evaluate.export(tmp_path / f"{units}.onnx", saved, arrays, task, units)
+        evaluate.export(tmp_path / f"{units}.onnx", saved, acting, task, units)
         policy = session(tmp_path / f"{units}.onnx")
         said = said_by(policy)
         assert (said["action_units"], said["action_low"], said["action_high"]) == (units, [-2.0, 0.0], [2.0, 4.0])

@@ -81,13 +81,13 @@ def test_actions_are_rescaled_and_observations_flat(module):
     assert sim.reset(seed=1)[0].shape == (4,) and sim.action_space == gymnasium.spaces.Box(-1, 1, (2,))
     sim.step(np.array([-1.0, 0.5], np.float32))
     assert sim.unwrapped.last.tolist() == [-2.0, 3.0]
-    row = rollout(task, lambda actor, obs: np.ones(2, np.float32), {}, 3)
+    row = rollout(task, lambda obs: np.ones(2, np.float32), 3)
     assert row == {"return": 7 * 6.0, "success": 1.0, "score": None, "length": 7, "fault": ""}
 
 
 def test_the_limit_of_an_episode(module):
     task = suites.resolve(f"{module}:Endless-v0", max_steps=5)
-    assert rollout(task, lambda actor, obs: np.ones(2, np.float32), {}, 3)["length"] == 5
+    assert rollout(task, lambda obs: np.ones(2, np.float32), 3)["length"] == 5
 
 
 @pytest.mark.parametrize(("name", "said"), [
@@ -319,7 +319,7 @@ def test_what_is_not_finite_is_said_once_and_never_the_best(tmp_path, name, what
 
 def test_an_action_that_is_not_finite_ends_the_episode():
     task = suites.resolve("Pendulum-v1")
-    row = rollout(task, lambda actor, obs: np.array([np.nan], np.float32), {}, 1)
+    row = rollout(task, lambda obs: np.array([np.nan], np.float32), 1)
     assert math.isnan(row["return"]) and (row["length"], row["fault"]) == (0, "the action of step 0 is not finite")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from common.cli import default_args, parse_args, with_shares
+from common.cli import default_args, parse_args
 from tests.conftest import REPOSITORY, SMALL
 from tests.slurmlab import Slurm
 from tests.test_scripts import assert_same_run, step
@@ -39,7 +39,7 @@ def test_every_line_parses_with_its_scripts_own_arguments(sweep):
         assert python == "python" and (REPOSITORY / script).exists()
         module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
         args = parse_args(default_args(module.Args, module.DEFAULTS, words), words)
-        args = with_shares(args, getattr(module, "SHARES", {}))
+        args = getattr(module, "fill_in", lambda args: args)(args)
         if sweep.stem in ("published", "cosine"):
             assert args.num_seeds == 1 and args.total_steps == 200_000
         else:

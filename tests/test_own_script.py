@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.actors import Actor
 from common.cli import default_args, parse_args
 from tests.conftest import REPOSITORY, command, environment
 from tests.test_scripts import assert_same_run, rows, start_until, tensors
@@ -90,7 +91,7 @@ def test_it_is_evaluated(script, trained):
     obs = torch.randn(1, 7, 39, generator=torch.Generator().manual_seed(0))
     mean = script.policy({name: p.unsqueeze(0) for name, p in actor.items()}, obs)
     mean = (mean[0] if isinstance(mean, tuple) else mean)[0].clamp(-1, 1)
-    acted = script.act({name: p.numpy() for name, p in actor.items()}, obs[0].numpy())
+    acted = Actor(script.policy, {name: p.numpy() for name, p in actor.items()})(obs[0].numpy())
     torch.testing.assert_close(torch.from_numpy(acted), mean)
     words = [sys.executable, "-m", "tools.evaluate", str(trained / "final.pt"), "--episodes", "2"]
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)

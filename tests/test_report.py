@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from common.cli import default_args, parse_args, with_shares
+from common.cli import default_args, parse_args
 from common.files import InputError
 from common.folder import stored
 from tests.conftest import REPOSITORY
@@ -192,7 +192,7 @@ def test_published_results_are_those_of_the_sweep(sweep):
         _, script, *words = shlex.split(line)
         module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
         args = parse_args(default_args(module.Args, module.DEFAULTS, words), words)
-        args = with_shares(args, getattr(module, "SHARES", {}))
+        args = getattr(module, "fill_in", lambda args: args)(args)
         for seed in range(args.seed, args.seed + args.num_seeds):
             folder = REPOSITORY / "results" / Path(args.run_dir).relative_to("runs") / f"seed-{seed}"
             if folder not in found:

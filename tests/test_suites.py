@@ -22,8 +22,9 @@ import pytest
 
 import common.files
 from algorithms import ipl_iql
-from algorithms.ipl_iql import act
+from algorithms.ipl_iql import policy
 from common import data, suites
+from common.actors import Actor
 from common.buffers import PreferenceBuffer
 from common.cli import default_args, parse_args
 from common.data import WITHOUT
@@ -80,12 +81,13 @@ def test_an_environment_is_what_its_seed_makes_it(env):
 def still(env: str) -> dict[str, np.ndarray]:
     """An actor that does nothing."""
     size, count = sizes(env)
-    return {"w0": np.zeros((1, size, count), np.float32), "b0": np.zeros((1, 1, count), np.float32), "log_std": 0}
+    return {"w0": np.zeros((1, size, count), np.float32), "b0": np.zeros((1, 1, count), np.float32),
+            "log_std": np.zeros(count, np.float32)}  # fmt: skip
 
 
 def test_robomimic_episodes_end_at_their_horizon_and_at_success(monkeypatch):
-    idle = rollout(resolve(LIFT), act, still(LIFT), 1)
-    assert idle == {"return": 0.0, "success": 0.0, "score": None, "length": 400}
+    idle = rollout(resolve(LIFT), Actor(policy, still(LIFT)), 1)
+    assert idle == {"return": 0.0, "success": 0.0, "score": None, "length": 400, "fault": ""}
     sim = make("lift-mh")
     sim.reset(seed=1)
     ends = [sim.step(np.zeros(7))[2:4] for _ in range(500)]
@@ -108,7 +110,7 @@ def test_d4rl_scores():
     assert suites.score(walker, 4592.3) == pytest.approx(100)
     assert suites.score(resolve("drawer-open-v2"), 1.0) is None
     workers = Workers(2)
-    (row,) = evaluate(workers, hopper, act, [still(HOPPER)], [1], 0, 4)
+    (row,) = evaluate(workers, hopper, [Actor(policy, still(HOPPER))], [1], 0, 4)
     workers.close()
     assert row["success"] is None and row["score"] == pytest.approx(suites.score(hopper, row["return_mean"]))
     assert 10 < row["length"] < 1000  # it falls

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import importlib
 import json
@@ -12,6 +13,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cloudpickle
 import pytest
 import torch
 
@@ -19,6 +21,7 @@ from algorithms import bc, cpl, ipl_iql, mr_iql
 from algorithms.cpl import contrastive_loss, row_shares, whole_segments
 from algorithms.ipl_iql import expectile_loss, implied_reward, log_prob, preference_loss
 from algorithms.ipl_xql import gumbel_loss
+from common.actors import Actor
 from common.states import leaves, tree_map, unstack
 from tests import parity
 from tests.conftest import SHIPPED
@@ -201,9 +204,9 @@ def final_state(
 ) -> dict:
     states = [script.init(args, seed, OBS, ACT) for seed in seeds]
     state = tree_map(lambda *leaves: torch.stack(leaves).to(device), *states)
-    update = wrap(script.make_update(args))
-    for batch in batches(script, args, seeds, steps, replay):
-        update(state, tree_map(lambda leaf: leaf.to(device), batch))
+    update = parity.updates(script, args, wrap)
+    for step, batch in enumerate(batches(script, args, seeds, steps, replay)):
+        update(state, tree_map(lambda leaf: leaf.to(device), batch), step)
     return tree_map(lambda leaf: leaf.cpu(), state)
 
 
@@ -265,12 +268,25 @@ def test_clipping_bounds_the_next_value():
     assert abs(reward) < 0.9 / (2.0 * 0.1) + 1
 
 
+def last(script, args, steps: int) -> dict:
+    """The state after an update with `args` of what `steps - 1` updates at a constant rate make."""
+    state = final_state(script, dataclasses.replace(args, actor_cosine=False), [1], steps - 1)
+    *_, batch = batches(script, args, [1], steps, replay=True)
+    parity.updates(script, args)(state, batch, steps - 1)
+    return state
+
+
 @pytest.mark.parametrize("script", [s for s in SCRIPTS if hasattr(s.Args, "actor_cosine")], ids=lambda s: s.ALGORITHM)
 def test_cosine_ends_at_zero_and_only_for_the_actor(double, script):
     args, constant = (small(script, total_steps=20, actor_cosine=cosine) for cosine in (True, False))
-    rates = [batch["actor_lr"].item() for batch in batches(script, args, [1], 20, replay=True)]
-    assert rates[0] == args.lr and rates[10] == pytest.approx(args.lr / 2) and 0 < rates[19] < 0.01 * args.lr
-    assert {batch["actor_lr"].item() for batch in batches(script, constant, [1], 20, replay=True)} == {args.lr}
+    rates, before = [], None
+    for steps in (0, 1, 10, 11, 19, 20):  # how far one update moves the actor by each schedule, from one state
+        state = final_state(script, constant, [1], steps)
+        if steps in (1, 11, 20):
+            moved = [after["actor"]["b0"] - before["actor"]["b0"] for after in (last(script, args, steps), state)]
+            rates.append((moved[0].norm() / moved[1].norm()).item())
+        before = state
+    assert rates == pytest.approx([1.0, 0.5, 0.5 + 0.5 * math.cos(math.pi * 19 / 20)])
     falling, steady = final_state(script, args, [1]), final_state(script, constant, [1])
     assert largest_difference(falling["actor"], steady["actor"]) > 0
     if "value" in falling:  # IPL-AWAC's critic learns from the actor's actions
@@ -295,22 +311,20 @@ def test_the_reference_is_the_actor_at_the_end_of_cloning(double):
 
 def test_adam_starts_from_scratch_after_cloning_and_the_learning_rate_rises(double):
     args = small(cpl, lr_multiplier=0.5)
-    rates = [batch["lr"].item() / args.lr for batch in batches(cpl, args, [1], 10, replay=False)]
-    assert rates == pytest.approx([1.0] * 5 + [0.5 / 3, 1 / 3] + [0.5] * 3)
-    cloned, *_, last = (final_state(cpl, args, [1], steps, replay=False) for steps in (5, 6))
-    scratch = {**cloned, "adam": tree_map(torch.zeros_like, cloned["adam"])}
-    *_, batch = batches(cpl, args, [1], 6, replay=False)
-    cpl.make_update(args)(scratch, batch | {"kept": torch.ones(())})
-    assert largest_difference(scratch, last) == 0
+    states = [final_state(cpl, args, [1], steps, replay=False) for steps in range(5, 11)]
+    for i, rate in enumerate((0.5 / 3, 1 / 3, 0.5, 0.5, 0.5), start=1):
+        m, v = (states[i]["adam"]["actor"][name]["w0"] for name in ("m", "v"))
+        step = rate * args.lr * (m / (1 - 0.9**i)) / ((v / (1 - 0.999**i)).sqrt() + 1e-8)
+        torch.testing.assert_close(states[i - 1]["actor"]["w0"] - states[i]["actor"]["w0"], step)
 
 
 @pytest.mark.parametrize("at", [4, 5, 6])
 def test_cpl_resumes_across_the_end_of_cloning(at):
     """From the state after `at` updates alone, bitwise: 5 are of cloning."""
     args = small(cpl, reference=True, dropout=0.1)
-    state, update = final_state(cpl, args, [1], at, replay=False), cpl.make_update(args)
-    for batch in list(batches(cpl, args, [1], 9, replay=False))[at:]:
-        update(state, batch)
+    state, update = final_state(cpl, args, [1], at, replay=False), parity.updates(cpl, args)
+    for step, batch in list(enumerate(batches(cpl, args, [1], 9, replay=False)))[at:]:
+        update(state, batch, step)
     assert largest_difference(state, final_state(cpl, args, [1], 9, replay=False)) == 0
 
 
@@ -326,15 +340,16 @@ def test_cloning_of_the_preferred_differs_from_cloning_of_all(double, script):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.ALGORITHM)
 def test_evaluation_runs_the_network_that_is_trained(script):
-    """`act`, which the workers run without torch, is `policy`'s mean; of one observation and of several."""
+    """The mean of `policy`, of one observation and of several, also where it went through a worker's pickle."""
     actor = tree_map(lambda p: p.unsqueeze(0) + 0.1, script.init(small(script), 1, OBS, ACT)["actor"])
     obs = torch.randn(1, 7, OBS, generator=torch.Generator().manual_seed(0))
     trained = script.policy(actor, obs)
     trained = trained[0] if isinstance(trained, tuple) else trained  # mean and log_std, or the action alone
-    arrays = tree_map(lambda p: p.numpy(), unstack(actor, 1)[0])
-    for k in range(7):
-        torch.testing.assert_close(torch.from_numpy(script.act(arrays, obs[0, k].numpy())), trained[0, k].clamp(-1, 1))
-    torch.testing.assert_close(torch.from_numpy(script.act(arrays, obs[0].numpy())), trained[0].clamp(-1, 1))
+    act = Actor(script.policy, tree_map(lambda p: p.numpy(), unstack(actor, 1)[0]))
+    for acting in (act, cloudpickle.loads(cloudpickle.dumps(act))):
+        for k in range(7):
+            torch.testing.assert_close(torch.from_numpy(acting(obs[0, k].numpy())), trained[0, k].clamp(-1, 1))
+        torch.testing.assert_close(torch.from_numpy(acting(obs[0].numpy())), trained[0].clamp(-1, 1))
 
 
 # ---------------------------------------------------------------- one house style
@@ -347,8 +362,10 @@ MAY_DIFFER = {  # name: (reason, the groups of scripts within which it is still 
     "make_batch": ("IPL joins segments and replay, the others choose one of them",
                    [("ipl_iql", "ipl_awac", "ipl_xql"), ("iql", "pt_iql")]),
     "make_update": ("the method", []),
+    "make_updates": ("the method", []),
+    "fill_in": ("cpl warms up", []),
+    "next_value": ("IPL-AWAC's is of an action", [("ipl_iql", "ipl_xql")]),
     "policy": ("another actor", [ALL, CLONES]),
-    "act": ("another actor", [ALL, CLONES]),
     "log_prob": ("an actor without standard deviation", [ALL, CLONES]),
     "learned_reward": ("each method's own reward", [("ipl_iql", "ipl_xql")]),
     "train": ("pt_iql trains its reward model first, iql needs rewards, bc and cpl check their steps of cloning",

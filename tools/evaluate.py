@@ -258,7 +258,7 @@ def main(args: EvaluateArgs) -> list[dict[str, np.ndarray]]:
         error = export(Path(args.export), *loaded[0], tasks[0], args.export_units)
         units = "in [-1, 1]" if args.export_units == "rescaled" else "in the environment's units"
         print(f"{args.export}: opset {OPSET}, obs (batch, {tasks[0].obs_dim}) -> action (batch, {tasks[0].act_dim}) "
-              f"{units}; differs from the actor by {error:.1e} at most; names and bounds are in its metadata")  # fmt: skip
+              f"{units}; differs from the actor by {error:.1e} at most; metadata: names and bounds")  # fmt: skip
         return []
     workers = Workers(args.workers or available_cpus())
     jobs, seeds = [], [seed_of(args.seed, i) for i in range(args.episodes)]
