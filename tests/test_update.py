@@ -368,6 +368,7 @@ MAY_DIFFER = {  # name: (reason, the groups of scripts within which it is still 
     "policy": ("another actor", [ALL, CLONES]),
     "log_prob": ("an actor without standard deviation", [ALL, CLONES]),
     "learned_reward": ("each method's own reward", [("ipl_iql", "ipl_xql")]),
+    "train_seeds": ("mr_iql and cpl have two updates", [("ipl_iql", "ipl_awac", "ipl_xql", "iql", "pt_iql", "bc")]),
     "train": ("pt_iql trains its reward model first, iql needs rewards, bc and cpl check their steps of cloning",
               [("ipl_iql", "ipl_awac", "ipl_xql", "mr_iql")]),
 }  # fmt: skip
