@@ -36,10 +36,10 @@ from torch import Tensor
 
 from common.buffers import PreferenceBuffer, ReplayBuffer
 from common.cli import main
-from common.files import InputError
-from common.runs import Runs
-from common.seeds import NOISE, seed_of
-from common.states import tree_map
+from common.errors import InputError
+from common.seeds import noise_seed
+from common.training import Experiment, Training
+from common.trees import tree_map
 
 ALGORITHM = Path(__file__).stem
 Params = dict[str, Tensor]  # weights w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1 but for critics
@@ -216,7 +216,7 @@ def draw_noise(args: Args, seeds: list[int], step: int, batch: Batch) -> Batch:
     if not args.dropout:
         return {}
     obs, rows, noise = batch["obs"], batch["obs"].shape[1], {}
-    generators = [torch.Generator(obs.device).manual_seed(seed_of(NOISE, seed, step)) for seed in seeds]
+    generators = [torch.Generator(obs.device).manual_seed(noise_seed(seed, step)) for seed in seeds]
     for i, width in enumerate(args.hidden_sizes):
         draws = [torch.rand(1, rows, width, generator=g, dtype=torch.float32, device=obs.device) for g in generators]
         noise[f"mask{i}"] = (torch.stack(draws) >= args.dropout).to(obs) / (1 - args.dropout)  # (S, 1, N, H)
@@ -309,34 +309,37 @@ def make_update(args: Args):
 
 
 # ---------------------------------------------------------------- training
+def require_rewards(pairs: PreferenceBuffer, replay: ReplayBuffer | None) -> None:
+    """Raises InputError where there is nothing to learn from."""
+    if replay is None and pairs.reward is None:
+        raise InputError(f"{ALGORITHM} needs rewards and these pairs hold none; try --use-replay")
+
+
 def train(args: Args) -> dict:
     """Train every seed to the end, resuming what is there. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
-    with Runs.open(ALGORITHM, args) as runs:
-        pairs, replay = runs.load()  # [D5]
-        if runs.unfinished and replay is None and pairs.reward is None:
-            raise InputError(f"{ALGORITHM} needs rewards and these pairs hold none; try --use-replay")
-        for group in runs.groups():
-            train_seeds(group.args, group, pairs, replay)
-    return runs.summary()
+    with Experiment.open(ALGORITHM, args) as experiment:
+        for training, pairs, replay in experiment.batches(require_rewards):  # [D5]
+            train_seeds(args, training, pairs, replay)
+    return experiment.summary()
 
 
-def train_seeds(args: Args, runs: Runs, pairs: PreferenceBuffer, replay: ReplayBuffer | None) -> None:
-    """The training loop: the seeds of `runs`, which stand at the same step, as one batch."""
-    sizes = pairs.obs.shape[1], pairs.action.shape[1]
-    state = runs.restore([init(args, seed, *sizes) for seed in runs.seeds])  # every leaf: (S, ...)
-    update = runs.compile(make_update(args))
-    pair_batches = pairs.batches(runs.seeds, runs.step, args.preference_batch_size, args.segment_length)  # [D1] [D2]
-    replay_batches = replay.batches(runs.seeds, runs.step, args.replay_batch_size) if replay else repeat(None)
-    for step in range(runs.step, args.total_steps + 1):
-        if runs.due(step):  # an evaluation, a minute since the last checkpoint, or a signal
-            runs.checkpoint(step, state)
-            runs.evaluate(step, state["actor"], policy)
+def train_seeds(args: Args, training: Training, pairs: PreferenceBuffer, replay: ReplayBuffer | None) -> None:
+    """The training loop, all seeds of `training` as one batch."""
+    seeds, start, sizes = training.seeds, training.step, (pairs.obs.shape[1], pairs.action.shape[1])
+    state = training.restore([init(args, seed, *sizes) for seed in seeds])  # every leaf: (S, ...)
+    update = training.compile(make_update(args))
+    pair_batches = pairs.batches(seeds, start, args.preference_batch_size, args.segment_length)  # [D1] [D2]
+    replay_batches = replay.batches(seeds, start, args.replay_batch_size) if replay else repeat(None)
+    for step in range(start, args.total_steps + 1):
+        if training.due(step):  # an evaluation, a minute since the last checkpoint, or a signal
+            training.checkpoint(step, state)
+            training.evaluate(step, state["actor"], policy)
         if step == args.total_steps:
             break
-        batch = make_batch(args, runs.seeds, step, next(pair_batches), next(replay_batches))
+        batch = make_batch(args, seeds, step, next(pair_batches), next(replay_batches))
         metrics = update(state, batch)
-        runs.log(step + 1, metrics, state, batch)  # every --log-every updates; a NaN stops the run
-    runs.finish(state)
+        training.log(step + 1, metrics, state, batch)  # every --log-every updates; a NaN stops the run
+    training.finish(state)
 
 
 if __name__ == "__main__":

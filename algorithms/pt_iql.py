@@ -52,11 +52,11 @@ from tqdm import tqdm
 from common import suites
 from common.buffers import PreferenceBuffer, ReplayBuffer
 from common.cli import main
-from common.files import InputError
-from common.folder import Run
-from common.runs import Runs, check_finite
-from common.seeds import NOISE, seed_of
-from common.states import check_alike, save, tree_map
+from common.errors import InputError
+from common.seed_folder import SeedFolder
+from common.seeds import noise_seed
+from common.training import Experiment, Training, check_finite
+from common.trees import check_alike, save, tree_map
 
 ALGORITHM = Path(__file__).stem
 REWARD_SAVE_EVERY = 10
@@ -334,7 +334,7 @@ def draw_noise(args: Args, seeds: list[int], step: int, batch: Batch) -> Batch:
     if not args.dropout:
         return {}
     obs, rows, noise = batch["obs"], batch["obs"].shape[1], {}
-    generators = [torch.Generator(obs.device).manual_seed(seed_of(NOISE, seed, step)) for seed in seeds]
+    generators = [torch.Generator(obs.device).manual_seed(noise_seed(seed, step)) for seed in seeds]
     for i, width in enumerate(args.hidden_sizes):
         draws = [torch.rand(1, rows, width, generator=g, dtype=torch.float32, device=obs.device) for g in generators]
         noise[f"mask{i}"] = (torch.stack(draws) >= args.dropout).to(obs) / (1 - args.dropout)  # (S, 1, N, H)
@@ -429,7 +429,7 @@ def make_update(args: Args):
 # ---------------------------------------------------------------- phase 1: the reward model
 def make_reward_model(args: Args, seed: int, obs_dim: int, act_dim: int) -> PreferenceTransformer:
     """The untrained reward model of a seed."""
-    torch.manual_seed(seed_of(NOISE, seed, 0, 0))
+    torch.manual_seed(noise_seed(seed, 0, 0))
     return PreferenceTransformer(obs_dim, act_dim, args.reward_width, args.reward_layers, args.reward_heads,
                                  args.reward_dropout, args.weighted_sum)  # fmt: skip
 
@@ -449,7 +449,7 @@ def check_phase_1(args: Args, pairs: PreferenceBuffer) -> None:
         raise InputError(f"--num-preferences {len(pairs)}: a tenth is held out, at least one pair; give 2 or more")
 
 
-def segment_loss(model: PreferenceTransformer, segments: Params, index: Tensor) -> tuple[Tensor, Tensor]:
+def segment_loss(model: PreferenceTransformer, segments: Batch, index: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the scores of the pairs `index` (B,), and the accuracy but for ties.
 
     Args:
@@ -463,27 +463,27 @@ def segment_loss(model: PreferenceTransformer, segments: Params, index: Tensor) 
     return F.binary_cross_entropy_with_logits(logits, label), right
 
 
-def train_reward(args: Args, run: Run, segments: Params, check_stop=lambda: None) -> PreferenceTransformer:
+def train_reward(args: Args, seed: SeedFolder, segments: Batch, check_stop=lambda: None) -> PreferenceTransformer:
     """Train one seed's reward model, or resume its training, and return the best one by held-out loss."""
     obs, label = segments["obs"], segments["label"]
-    model = make_reward_model(args, run.seed, obs.shape[-1], segments["action"].shape[-1]).to(obs.device)
+    model = make_reward_model(args, seed.seed, obs.shape[-1], segments["action"].shape[-1]).to(obs.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4)
-    path, count = run.folder / "reward.pt", max(1, len(label) * 9 // 10)  # [D8]
+    path, count = seed.folder / "reward.pt", max(1, len(label) * 9 // 10)  # [D8]
     held_out = torch.arange(count, len(label), device=obs.device)
     progress = {"epoch": 0, "best": float("inf"), "waited": 0, "done": False, "model": model.state_dict()}
     if path.exists():
-        saved = run.read(path.name, (*progress, "last_model", "optimizer"))
+        saved = seed.read(path.name, (*progress, "last_model", "optimizer"))
         for name in ("model", "last_model"):
             check_alike(path, saved[name], model.state_dict())
         progress = {name: saved[name] for name in progress}
         model.load_state_dict(saved["last_model"])
         optimizer.load_state_dict(saved["optimizer"])
-    run.open_table("reward", progress["epoch"])
-    bar = tqdm(total=args.reward_epochs, initial=progress["epoch"], desc=f"reward model, seed {run.seed}", unit="epoch",
-               disable=None)  # fmt: skip
+    seed.log.open_table("reward", progress["epoch"])
+    what = f"reward model, seed {seed.seed}"
+    bar = tqdm(total=args.reward_epochs, initial=progress["epoch"], desc=what, unit="epoch", disable=None)
     saved_at = time.perf_counter()
     while progress["epoch"] < args.reward_epochs and not progress["done"]:
-        torch.manual_seed(seed_of(NOISE, run.seed, 0, progress["epoch"] + 1))  # of the order and of the dropout
+        torch.manual_seed(noise_seed(seed.seed, 0, progress["epoch"] + 1))  # of the order and of the dropout
         model.train()
         order = torch.randperm(count, device=obs.device).split(args.reward_batch_size)
         for i, index in enumerate(order):
@@ -495,7 +495,7 @@ def train_reward(args: Args, run: Run, segments: Params, check_stop=lambda: None
             loss.backward()
             optimizer.step()
         check_finite(
-            run.folder.parent, [run.seed], progress["epoch"] + 1, {"loss of the reward model": loss.detach()}, {}
+            seed.folder.parent, [seed.seed], progress["epoch"] + 1, {"loss of the reward model": loss.detach()}, {}
         )
         progress["epoch"] += 1
         bar.update()
@@ -504,7 +504,7 @@ def train_reward(args: Args, run: Run, segments: Params, check_stop=lambda: None
             with torch.no_grad():
                 held_loss, right = (x.item() for x in segment_loss(model, segments, held_out))
             row = {"loss": loss.item(), "held_out_loss": held_loss, "held_out_accuracy": right}
-            run.log("reward", progress["epoch"], {f"reward/{name}": number for name, number in row.items()})
+            seed.log.row("reward", progress["epoch"], {f"reward/{name}": number for name, number in row.items()})
             bar.set_postfix({name: f"{number:.3f}" for name, number in row.items()})
             better = {"best": held_loss, "waited": 0, "model": {k: p.clone() for k, p in model.state_dict().items()}}
             progress |= better if held_loss < progress["best"] else {"waited": progress["waited"] + 1}
@@ -512,7 +512,7 @@ def train_reward(args: Args, run: Run, segments: Params, check_stop=lambda: None
         ended = progress["done"] or progress["epoch"] == args.reward_epochs
         if ended or time.perf_counter() - saved_at > REWARD_SAVE_EVERY:
             last = {"last_model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            save(path, {"args": run.args, **progress, **last})
+            save(path, {"args": seed.args, **progress, **last})
             saved_at = time.perf_counter()
     bar.close()
     model.load_state_dict(progress["model"])
@@ -546,7 +546,7 @@ def label_transitions(model: PreferenceTransformer, obs: Tensor, action: Tensor,
     return reward * scale / (returns.max() - returns.min()).clamp(min=1e-6)
 
 
-def relabel(args: Args, runs: Runs, pairs: PreferenceBuffer, replay: ReplayBuffer | None):
+def relabel(args: Args, training: Training, pairs: PreferenceBuffer, replay: ReplayBuffer | None):
     """Phase 1 for every seed; the buffers with their models' rewards."""
     along = pairs.start.unsqueeze(-1) + torch.arange(pairs.length, device=pairs.device)  # (P, 2, T)
     segments = {"obs": pairs.obs[along], "action": pairs.action[along], "label": pairs.label}
@@ -558,14 +558,14 @@ def relabel(args: Args, runs: Runs, pairs: PreferenceBuffer, replay: ReplayBuffe
         obs, action, row = replay.obs, replay.action, torch.arange(len(replay), device=pairs.device)
         breaks = (replay.next_obs[:-1] - replay.obs[1:]).norm(dim=-1) > 1e-5
         starts = torch.cat([torch.ones_like(breaks[:1]), breaks | replay.terminal[:-1].bool()])
-        first, scale = (row * starts).cummax(0).values, RETURN_SCALE.get(runs.task.suite, 500)
+        first, scale = (row * starts).cummax(0).values, RETURN_SCALE.get(training.task.suite, 500)
     rewards = []
-    for run in runs.runs:
+    for seed in training.folders:
         began = time.perf_counter()
-        model = train_reward(args, run, segments, runs.check_stop)
-        reward = label_transitions(model, obs, action, first, pairs.length, scale, runs.check_stop)  # [D15]
+        model = train_reward(args, seed, segments, training.check_stop)
+        reward = label_transitions(model, obs, action, first, pairs.length, scale, training.check_stop)  # [D15]
         rewards.append(reward + args.reward_shift)
-        run.time["train"] += time.perf_counter() - began
+        seed.time["train"] += time.perf_counter() - began
     if replay is not None:
         replay.reward = torch.stack(rewards)
         return pairs, replay
@@ -592,32 +592,29 @@ def learned_reward(state: State, batch: Batch, args: Args) -> Tensor:  # -> (S, 
 # ---------------------------------------------------------------- training
 def train(args: Args) -> dict:
     """Train every seed to the end, resuming what is there. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
-    with Runs.open(ALGORITHM, args) as runs:
-        pairs, replay = runs.load()  # [D4] [D5]
-        if runs.unfinished:
-            check_phase_1(args, pairs)
-        for group in runs.groups():
-            train_seeds(group.args, group, *relabel(group.args, group, pairs, replay))
-    return runs.summary()
+    with Experiment.open(ALGORITHM, args) as experiment:
+        for training, pairs, replay in experiment.batches(lambda pairs, _: check_phase_1(args, pairs)):  # [D4] [D5]
+            train_seeds(args, training, *relabel(args, training, pairs, replay))
+    return experiment.summary()
 
 
-def train_seeds(args: Args, runs: Runs, pairs: PreferenceBuffer, replay: ReplayBuffer | None) -> None:
-    """The training loop: the seeds of `runs`, which stand at the same step, as one batch."""
-    sizes = pairs.obs.shape[1], pairs.action.shape[1]
-    state = runs.restore([init(args, seed, *sizes) for seed in runs.seeds])  # every leaf: (S, ...)
-    update = runs.compile(make_update(args))
-    pair_batches = pairs.batches(runs.seeds, runs.step, args.preference_batch_size, args.segment_length)  # [D1] [D2]
-    replay_batches = replay.batches(runs.seeds, runs.step, args.replay_batch_size) if replay else repeat(None)
-    for step in range(runs.step, args.total_steps + 1):
-        if runs.due(step):  # an evaluation, a minute since the last checkpoint, or a signal
-            runs.checkpoint(step, state)
-            runs.evaluate(step, state["actor"], policy)
+def train_seeds(args: Args, training: Training, pairs: PreferenceBuffer, replay: ReplayBuffer | None) -> None:
+    """The training loop, all seeds of `training` as one batch."""
+    seeds, start, sizes = training.seeds, training.step, (pairs.obs.shape[1], pairs.action.shape[1])
+    state = training.restore([init(args, seed, *sizes) for seed in seeds])  # every leaf: (S, ...)
+    update = training.compile(make_update(args))
+    pair_batches = pairs.batches(seeds, start, args.preference_batch_size, args.segment_length)  # [D1] [D2]
+    replay_batches = replay.batches(seeds, start, args.replay_batch_size) if replay else repeat(None)
+    for step in range(start, args.total_steps + 1):
+        if training.due(step):  # an evaluation, a minute since the last checkpoint, or a signal
+            training.checkpoint(step, state)
+            training.evaluate(step, state["actor"], policy)
         if step == args.total_steps:
             break
-        batch = make_batch(args, runs.seeds, step, next(pair_batches), next(replay_batches))
+        batch = make_batch(args, seeds, step, next(pair_batches), next(replay_batches))
         metrics = update(state, batch)
-        runs.log(step + 1, metrics, state, batch)  # every --log-every updates; a NaN stops the run
-    runs.finish(state)
+        training.log(step + 1, metrics, state, batch)  # every --log-every updates; a NaN stops the run
+    training.finish(state)
 
 
 if __name__ == "__main__":

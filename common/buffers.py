@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.files import InputError
+from common.errors import InputError
 from common.seeds import PAIRS, REPLAY
 
 REPLAY_CHUNK = 256  # steps whose replay indices are drawn and moved to the device together

@@ -19,9 +19,8 @@ import torch
 import tyro
 
 from common import suites
-from common.files import InputError, NotFinite, WorkersError
-from common.remedies import remedy
-from common.rollouts import available_cpus
+from common.errors import InputError, NotFinite, WorkersError, remedy
+from common.workers import available_cpus
 
 # ---------------------------------------------------------------- arguments
 RESULTS = ("--run-dir", "--out", "--labels-dir")

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 
 from common import suites
+from common.arrays import fingerprint
 from common.buffers import PreferenceBuffer, ReplayBuffer
-from common.files import InputError, fingerprint
-from common.rollouts import Workers
+from common.errors import InputError
 from common.suites.base import Labels, Preferences, Task, read_npz_pairs
+from common.workers import Workers
 
 
 def read_preferences(path: Path, task: Task) -> Preferences:

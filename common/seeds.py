@@ -3,7 +3,7 @@
 initial weights            torch.Generator(seed)
 a batch of pairs           numpy, [PAIRS, seed, epoch]
 a batch of the dataset     numpy, [REPLAY, seed, chunk of updates]
-dropout, sampled actions   torch, seed_of(NOISE, seed, update)
+dropout, sampled actions   torch, noise_seed(seed, update)
 the start of an episode    the environment, seed_of(seed, update, episode); of seed 0 with EVALUATION ahead
 an episode of a dataset    numpy, [seed, episode]; its starts: seed_of(seed, episode, 0 or 1); of all seeds but 0, which
                            what is published was made with, DATASET stands ahead
@@ -21,6 +21,11 @@ PAIRS, REPLAY, NOISE, LABELS, EVALUATION, DATASET = 1, 2, 3, 4, 5, 6
 def seed_of(*key: int) -> int:
     """One 32-bit seed from several numbers, without the collisions of adding them."""
     return int(np.random.SeedSequence((len(key), *key)).generate_state(1)[0])  # (1, 0) alone would equal (1,)
+
+
+def noise_seed(seed: int, *step: int) -> int:
+    """Of what is random in an update."""
+    return seed_of(NOISE, seed, *step)
 
 
 def start_of_evaluation(seed: int, step: int, episode: int) -> int:

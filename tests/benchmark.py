@@ -35,10 +35,11 @@ from common import suites
 from common.actors import Actor
 from common.buffers import PreferenceBuffer, ReplayBuffer
 from common.cli import default_args, setup_device
-from common.rollouts import Workers, evaluate
-from common.runs import Runs
-from common.states import tree_map
+from common.rollouts import evaluate
 from common.suites.metaworld import MetaWorld, collect, dataset, plan
+from common.training import Training
+from common.trees import tree_map
+from common.workers import Workers
 from tests import peers
 from tests.parity import updates
 
@@ -162,10 +163,10 @@ def child_loop() -> dict:
     """The training loop against the updates in it, in turns of 100 updates."""
     from algorithms import ipl_iql
 
-    stamps, compile_update = [], Runs.compile
+    stamps, compile_update = [], Training.compile
 
-    def compile_timed(runs: Runs, update):
-        inner = compile_update(runs, update)
+    def compile_timed(training: Training, update):
+        inner = compile_update(training, update)
 
         def timed(state, batch):
             began = time.perf_counter()
@@ -175,7 +176,7 @@ def child_loop() -> dict:
 
         return timed
 
-    Runs.compile = compile_timed
+    Training.compile = compile_timed
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         args = default_args(ipl_iql.Args, ipl_iql.DEFAULTS, ["--env", METAWORLD])
         ipl_iql.train(replace(args, total_steps=1101, eval_every=1101, eval_episodes=1, threads=1, device="cpu",

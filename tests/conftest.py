@@ -22,8 +22,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 import torch  # noqa: E402
 
 from common import suites  # noqa: E402
-from common.rollouts import Workers  # noqa: E402
 from common.suites.base import Recipe  # noqa: E402
+from common.workers import Workers  # noqa: E402
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 

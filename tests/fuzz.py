@@ -26,10 +26,11 @@ from types import SimpleNamespace
 import numpy as np
 
 from common import suites
+from common.arrays import fingerprint
 from common.data import read_preferences
-from common.files import InputError, fingerprint
-from common.states import read_saved
+from common.errors import InputError
 from common.suites.base import Labels, Preferences, pairs_by_index
+from common.trees import read_saved
 from tools.answers import Answers, draw_pairs, merge
 
 TASK = suites.resolve("drawer-open-v2")

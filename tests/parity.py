@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.cli import user_errors
-from common.files import InputError
-from common.states import tree_map
+from common.errors import InputError
+from common.trees import tree_map
 
 # golden step metric -> ours
 IPL = {"q_loss": "losses/preference", "chi2_loss": "losses/chi2", "actor_loss": "losses/actor", "q": "train/q",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.buffers import REPLAY_CHUNK, PreferenceBuffer, ReplayBuffer
-from common.files import InputError
+from common.errors import InputError
 
 PAIRS, LENGTH = 10, 8
 

@@ -12,14 +12,16 @@ import pytest
 from algorithms.ipl_iql import policy
 from common import suites
 from common.actors import Actor
+from common.arrays import read_arrays
 from common.cli import parse_args
 from common.data import read_preferences
-from common.files import InputError, read_arrays
-from common.rollouts import Workers, evaluate
+from common.errors import InputError
+from common.rollouts import evaluate
 from common.seeds import of_dataset, seed_of, start_of_evaluation
 from common.suites import identify, metaworld, resolve
 from common.suites.base import Recipe, draw_pairs, read_rows
 from common.suites.metaworld import HORIZON, KINDS, SEGMENT, SUCCESS_STEPS, TASKS, MetaWorld
+from common.workers import Workers
 from tools import dataset
 
 ENV = "drawer-open-v2"

@@ -14,8 +14,9 @@ import torch
 
 from algorithms import ipl_iql
 from common import suites
+from common.arrays import read_arrays
 from common.cli import parse_args
-from common.files import InputError, read_arrays
+from common.errors import InputError
 from tests.conftest import REPOSITORY
 from tools import evaluate
 from tools.evaluate import EvaluateArgs, interval, load_actor, paired_interval, read_actor

@@ -34,12 +34,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common import suites
+from common.arrays import fingerprint, write_hdf5
 from common.cli import compiled, default_args, inside, parse_args, user_errors
 from common.data import read_preferences
-from common.files import InputError, WorkersError, fingerprint, write_hdf5
-from common.folder import Run
-from common.rollouts import Workers
+from common.errors import InputError, WorkersError
+from common.seed_folder import SeedFolder
 from common.suites.base import Recipe
+from common.workers import Workers
 from tests.conftest import REPOSITORY, SHIPPED, SMALL, SMALL_OF, command, environment
 from tests.fuzz import MINARI, PROJECT
 from tests.test_scripts import assert_same_run, children, start_until
@@ -149,7 +150,7 @@ def test_a_worker_that_hangs_or_has_no_memory_is_replaced_once(data_dir, tmp_pat
         folder.mkdir()
         options = environment(data_dir, folder)
         limit = 3 if always else 10  # the second pool of the run that ends well must finish its episodes in time
-        line = patched(f"import common.rollouts; common.rollouts.EPISODE_TIMEOUT = {limit}", "ipl_iql", *SMALL)
+        line = patched(f"import common.workers; common.workers.EPISODE_TIMEOUT = {limit}", "ipl_iql", *SMALL)
         process = subprocess.Popen(line, cwd=folder, env=options["env"], text=True, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.PIPE)  # fmt: skip
         hit: set[int] = set()
@@ -218,7 +219,7 @@ def test_a_builder_whose_worker_hangs_replaces_it_once(data_dir, tmp_path, monke
                 hang(worker)
                 hit.append(worker)
         replaced = hit and not running(hit[0]) and not always
-        monkeypatch.setattr("common.rollouts.EPISODE_TIMEOUT", 60 if replaced else 1)
+        monkeypatch.setattr("common.workers.EPISODE_TIMEOUT", 60 if replaced else 1)
         return False
 
     workers = Workers(1, hang_workers)
@@ -664,7 +665,7 @@ def test_a_lock_of_a_dead_process_does_not_block(tmp_path):
 
     (tmp_path / "seed-1").mkdir()
     (tmp_path / "seed-1/.lock").write_text("pid 1 on elsewhere")
-    Run(tmp_path / "seed-1", Args(), "ipl_iql").close()
+    SeedFolder(tmp_path / "seed-1", Args(), "ipl_iql").close()
 
 
 # ---------------------------------------------------------------- folders that a run did not write
@@ -685,7 +686,7 @@ def test_a_folder_without_a_checkpoint_is_refused_and_left_as_it_is(tmp_path, fi
         (seed / name).write_text("step,success\n0,1.0\n")
     before = contents(seed)
     with pytest.raises(InputError, match="and no checkpoint of a run"):
-        Run(seed, Args(), "ipl_iql")
+        SeedFolder(seed, Args(), "ipl_iql")
     assert contents(seed) == before
 
 
@@ -724,21 +725,21 @@ def test_a_repository_or_a_home_is_never_a_seeds_folder(tmp_path, monkeypatch):
     for folder in (tmp_path / "seed-1", tmp_path / "seed-2", Path("/")):
         for overwrite in (False, True):
             with pytest.raises(InputError, match="is a home, a root or a repository"):
-                Run(folder, Args(overwrite=overwrite), "ipl_iql")
+                SeedFolder(folder, Args(overwrite=overwrite), "ipl_iql")
     assert not list((tmp_path / "seed-2").iterdir()) and [p.name for p in (tmp_path / "seed-1").iterdir()] == [".git"]
 
 
 def test_damaged_rows_are_refused_and_a_cut_one_is_dropped(tmp_path):
     from algorithms.ipl_iql import Args
 
-    run = Run(tmp_path / "seed-1", Args(), "ipl_iql")
+    run = SeedFolder(tmp_path / "seed-1", Args(), "ipl_iql")
     table = tmp_path / "seed-1/train.csv"
     for text in ("step,a\n1,2,3\n", "step,a\nx,2\n", "a\n1\n"):
         table.write_text(text)
         with pytest.raises(InputError, match=r"train.csv: has a damaged row"):
-            run.open_table("train", 10)
+            run.log.open_table("train", 10)
     table.write_text("step,a\n1,2\n2,3\n3,")
-    run.open_table("train", 1)
+    run.log.open_table("train", 1)
     assert table.read_text() == "step,a\n1,2\n"
     run.close()
 
@@ -746,13 +747,13 @@ def test_damaged_rows_are_refused_and_a_cut_one_is_dropped(tmp_path):
 def test_a_metric_that_comes_or_goes_has_empty_cells(tmp_path):
     from algorithms.ipl_iql import Args
 
-    run = Run(tmp_path / "seed-1", Args(), "ipl_iql")
-    run.open_table("train", -1)
+    run = SeedFolder(tmp_path / "seed-1", Args(), "ipl_iql")
+    run.log.open_table("train", -1)
     for step, row in ((10, {"a": 1.0}), (20, {"a": 2.0, "b": 3.0}), (30, {"b": 4.0})):
-        run.log("train", step, row)
+        run.log.row("train", step, row)
     assert (tmp_path / "seed-1/train.csv").read_text() == "step,a,b\n10,1.0,\n20,2.0,3.0\n30,,4.0\n"
-    run.open_table("train", 20)
-    run.log("train", 30, {"b": 4.0})
+    run.log.open_table("train", 20)
+    run.log.row("train", 30, {"b": 4.0})
     assert (tmp_path / "seed-1/train.csv").read_text() == "step,a,b\n10,1.0,\n20,2.0,3.0\n30,,4.0\n"
     run.close()
 
@@ -760,14 +761,14 @@ def test_a_metric_that_comes_or_goes_has_empty_cells(tmp_path):
 def test_a_flag_that_an_older_run_had_not_had_its_default(tmp_path):
     from algorithms.ipl_iql import Args
 
-    run = Run(tmp_path / "seed-1", Args(), "ipl_iql")
+    run = SeedFolder(tmp_path / "seed-1", Args(), "ipl_iql")
     del run.args["beta"]
     run.time = {"data": 0.0, "train": 0.0, "eval": 0.0}
     run.save_checkpoint(5, {})
     run.close()
-    Run(tmp_path / "seed-1", Args(), "ipl_iql").close()
+    SeedFolder(tmp_path / "seed-1", Args(), "ipl_iql").close()
     with pytest.raises(InputError, match=r"--beta 0.333\d* -> 0.5"):
-        Run(tmp_path / "seed-1", Args(beta=0.5), "ipl_iql")
+        SeedFolder(tmp_path / "seed-1", Args(beta=0.5), "ipl_iql")
 
 
 def test_code_that_changed_under_a_run_is_said(whole, data_dir, tmp_path, capsys):
@@ -782,7 +783,7 @@ def test_code_that_changed_under_a_run_is_said(whole, data_dir, tmp_path, capsys
     words = [*SMALL, "--data-dir", str(data_dir)]
     args = parse_args(default_args(Args, {}, words), words)
     for _ in range(2):
-        run = Run(tmp_path / "seed-1", args, "ipl_iql")
+        run = SeedFolder(tmp_path / "seed-1", args, "ipl_iql")
         run.begin(config["dataset_fingerprint"], torch.device("cpu"), track=False)
         run.close()
         assert json.loads(path.read_text())["git_dirty"]

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from algorithms import ipl_iql
-from common import folder, suites
+from common import seed_folder, suites
 from common.cli import default_args, parse_args
 from common.data import load
-from common.files import InputError
-from common.rollouts import Workers, rollout
+from common.errors import InputError
+from common.rollouts import rollout
+from common.workers import Workers
 from tests import odd_environments as odd
 from tests.conftest import REPOSITORY, command, environment
 
@@ -277,8 +278,8 @@ def test_a_first_success_makes_earlier_evaluations_ones_without(tmp_path):
     row = {"episodes": 2, "return_mean": 5.0, "return_std": 0.0, "success": None, "score": None, "length": 7.0}
     actor = {"w0": torch.zeros(1)}
 
-    def start() -> folder.Run:
-        run = folder.Run(tmp_path / "seed-1", args, "ipl_iql")
+    def start() -> seed_folder.SeedFolder:
+        run = seed_folder.SeedFolder(tmp_path / "seed-1", args, "ipl_iql")
         run.begin({}, torch.device("cpu"), track=False)
         return run
 
@@ -286,12 +287,12 @@ def test_a_first_success_makes_earlier_evaluations_ones_without(tmp_path):
     run.log_eval(0, row | {"faults": []}, actor)
     assert run.describe_eval() == "return_mean 5.0"
     run.log_eval(10, row | {"return_mean": 1.0, "success": 0.5, "faults": []}, actor)
-    assert folder.read_saved(tmp_path / "seed-1/best.pt", ())["step"] == 10
+    assert seed_folder.read_saved(tmp_path / "seed-1/best.pt", ())["step"] == 10
     run.save_checkpoint(10, {"actor": actor})
     run.close()
     run = start()
     run.log_eval(20, row | {"return_mean": 9.0, "faults": []}, actor)
-    assert [r["success"] for r in run.rows["eval"]] == ["0.0", "0.5", "0.0"]
+    assert [r["success"] for r in run.log.rows["eval"]] == ["0.0", "0.5", "0.0"]
     assert (run.summary()["best"]["step"], run.summary()["last"]["success"]) == (10, 0.0)
     run.close()
 
@@ -314,7 +315,7 @@ def test_what_is_not_finite_is_said_once_and_never_the_best(tmp_path, name, what
     finite = [row["step"] for row in rows if row["return_mean"] != "nan"]
     best = tmp_path / "run/seed-1/best.pt"
     assert len(finite) < 3 and best.exists() == bool(finite)
-    assert not finite or str(folder.read_saved(best, ())["step"]) in finite
+    assert not finite or str(seed_folder.read_saved(best, ())["step"]) in finite
 
 
 def test_an_action_that_is_not_finite_ends_the_episode():

@@ -17,17 +17,19 @@ from tests.conftest import REPOSITORY, SHIPPED
 
 # A module may import those of the rows above its own, and of its own row. Nothing imports `tools` or `algorithms`.
 FLOORS = (
-    ("common.remedies",),
-    ("common.files", "common.seeds"),
-    ("common.actors", "common.buffers", "common.states", "common.suites.base"),
+    ("common.errors", "common.seeds"),
+    ("common.locks",),
+    ("common.arrays", "common.download"),
+    ("common.actors", "common.buffers", "common.trees", "common.suites.base"),
     ("common.suites.metaworld", "common.suites.robomimic", "common.suites.d4rl", "common.suites.gym"),
     ("common.suites.minari",),
-    ("common.suites",),
+    ("common.suites", "common.workers"),
     ("common.rollouts",),
-    ("common.data", "common.cli", "common.folder"),
-    ("common.runs",),
+    ("common.data", "common.cli", "common.provenance", "common.run_log"),
+    ("common.seed_folder",),
+    ("common.training",),
 )
-NO_TORCH = ("common.files", "common.seeds", "common.suites", "common.rollouts")
+NO_TORCH = ("common.arrays", "common.seeds", "common.suites", "common.rollouts", "common.workers")
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:

@@ -23,10 +23,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common import suites
+from common.arrays import read_arrays
 from common.data import read_preferences
-from common.files import InputError, read_arrays
-from common.rollouts import Workers, film, require_rendering
+from common.errors import InputError
+from common.rollouts import film, require_rendering
 from common.suites.base import Episode
+from common.workers import Workers
 from tests.conftest import REPOSITORY, command, environment
 from tests.test_suites import episode as roll
 from tests.test_suites import write_d4rl, write_robomimic
@@ -315,7 +317,7 @@ def test_kappa_and_majority():
 
 def test_labellers_are_merged(data_dir, tmp_path):
     dataset = next((data_dir / "metaworld").glob("*.hdf5"))
-    from common.files import fingerprint
+    from common.arrays import fingerprint
 
     project = PROJECT | {"dataset": fingerprint(dataset)}
     votes = {"anna": "left left equal", "ben": "left right skip", "eva": "right left left"}

@@ -18,7 +18,7 @@ import pytest
 
 from common import suites
 from common.cli import default_args
-from common.files import InputError
+from common.errors import InputError
 from common.suites.base import ACTION_LIMIT
 from tests.conftest import REPOSITORY, command, environment
 from tools import dataset, reward

@@ -7,8 +7,9 @@ import torch
 
 from algorithms import pt_iql
 from algorithms.pt_iql import Args, PreferenceTransformer, label_transitions, reward_lr, train_reward
-from common.files import Interrupted
-from common.states import read_saved
+from common.errors import Interrupted
+from common.seed_folder import SeedFolder
+from common.trees import read_saved
 
 OBS, ACT, STEPS = 5, 3, 8
 
@@ -86,20 +87,8 @@ def test_learning_rate_warms_up_and_falls():
     assert reward_lr(0.05) == pytest.approx(5.5e-4) and reward_lr(1) == pytest.approx(1e-4)
 
 
-class Folder:
-    """What `train_reward` needs of a run: its folder, a place for rows, and the file that it wrote before."""
-
-    def __init__(self, folder, seed: int = 1):
-        self.folder, self.seed, self.rows, self.args = folder, seed, [], {}
-
-    def read(self, name, names):
-        return read_saved(self.folder / name, names)
-
-    def open_table(self, name, step):
-        self.rows = [row for row in self.rows if row["step"] <= step]
-
-    def log(self, name, step, row):
-        self.rows.append({"step": step, **row})
+def rows(seed: SeedFolder) -> list[dict[str, float]]:
+    return [{name: float(cell) for name, cell in row.items()} for row in seed.log.rows["reward"]]
 
 
 def synthetic(pairs: int) -> dict[str, torch.Tensor]:
@@ -116,19 +105,16 @@ def small_args(**changes) -> Args:
 
 
 def test_held_out_pairs_are_predicted(tmp_path):
-    run = Folder(tmp_path)
-    train_reward(small_args(), run, synthetic(2000))
-    assert max(row["reward/held_out_accuracy"] for row in run.rows) > 0.9
+    seed = SeedFolder(tmp_path / "seed-1", small_args(), "pt_iql")
+    train_reward(small_args(), seed, synthetic(2000))
+    assert max(row["reward/held_out_accuracy"] for row in rows(seed)) > 0.9
 
 
 def test_reward_model_resumes_where_it_was_stopped(tmp_path, monkeypatch):
     """Stopped between two checks and started again: bitwise the model of an uninterrupted training."""
     monkeypatch.setattr(pt_iql, "REWARD_SAVE_EVERY", 0)
     data, args = synthetic(200), small_args(reward_epochs=15, reward_dropout=0.1)
-    whole = Folder(tmp_path / "whole")
-    stopped = Folder(tmp_path / "stopped")
-    for run in (whole, stopped):
-        run.folder.mkdir()
+    whole, stopped = (SeedFolder(tmp_path / name, args, "pt_iql") for name in ("whole", "stopped"))
     expected = train_reward(args, whole, data)
 
     batches = iter(range(20))  # in the middle of epoch 7
@@ -141,7 +127,7 @@ def test_reward_model_resumes_where_it_was_stopped(tmp_path, monkeypatch):
         train_reward(args, stopped, data, check_stop)
     assert read_saved(stopped.folder / "reward.pt", ("epoch",))["epoch"] == 6
     got = train_reward(args, stopped, data)
-    assert whole.rows == stopped.rows
+    assert rows(whole) == rows(stopped)
     for a, b in zip(expected.parameters(), got.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -149,8 +135,10 @@ def test_reward_model_resumes_where_it_was_stopped(tmp_path, monkeypatch):
 def test_patience_ends_the_training(tmp_path):
     data = synthetic(100)
     data["label"] = torch.randint(0, 2, (100,), generator=torch.Generator().manual_seed(4)).float()  # nothing to learn
-    run = Folder(tmp_path)
-    train_reward(small_args(reward_epochs=500, reward_patience=2), run, data)
-    assert run.rows[-1]["step"] < 500
-    best = min(range(len(run.rows)), key=lambda i: run.rows[i]["reward/held_out_loss"])
-    assert len(run.rows) - 1 - best == 2
+    args = small_args(reward_epochs=500, reward_patience=2)
+    seed = SeedFolder(tmp_path / "seed-1", args, "pt_iql")
+    train_reward(args, seed, data)
+    found = rows(seed)
+    assert found[-1]["step"] < 500
+    best = min(range(len(found)), key=lambda i: found[i]["reward/held_out_loss"])
+    assert len(found) - 1 - best == 2

@@ -17,14 +17,15 @@ import pytest
 
 from algorithms import ipl_iql
 from common import suites
+from common.arrays import read_arrays
 from common.cli import default_args, onednn_is_faster, parse_args, user_errors
 from common.data import read_preferences
-from common.files import InputError, atomic, locked, read_arrays
-from common.remedies import remedy, simulator_remedy
-from common.rollouts import Workers
-from common.states import read_saved
+from common.errors import InputError, remedy, simulator_remedy
+from common.locks import atomic, locked
 from common.suites import d4rl, robomimic
 from common.suites.base import Task
+from common.trees import read_saved
+from common.workers import Workers
 from tests.conftest import REPOSITORY, environment
 from tests.test_suites import write_robomimic
 from tools import dataset, label, reward
@@ -92,7 +93,7 @@ def test_locks_name_the_writer_or_what_switches_them_off(tmp_path):
     with h5py.File(path, "w") as file:
         file["a"] = np.zeros(3)
     with h5py.File(path, "r+"):  # in another process it would be the same lock
-        code = f"from pathlib import Path; from common.files import read_arrays; read_arrays(Path({str(path)!r}))"
+        code = f"from pathlib import Path; from common.arrays import read_arrays; read_arrays(Path({str(path)!r}))"
         done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     said = done.stderr.splitlines()[-1]
     assert "unable to lock file" in said and "delete" not in said
@@ -144,7 +145,7 @@ def test_a_folder_that_cannot_be_written_to_names_its_flag(tmp_path, monkeypatch
 
 @pytest.mark.skipif(not shutil.which("unshare") or os.getuid() != 0, reason="needs the right to mount")
 def test_shared_memory_that_is_too_small_is_named():
-    code = ("import sys; from common.files import WorkersError\nfrom common.rollouts import Workers\n"
+    code = ("import sys; from common.arrays import WorkersError\nfrom common.rollouts import Workers\n"
             "try: Workers(1).run(abs, [(1,)])\nexcept WorkersError as error: print(error)")  # fmt: skip
     mount = 'mount -t tmpfs -o nr_inodes=1 tmpfs /dev/shm && exec "$@"'
     line = ["unshare", "-m", "bash", "-c", mount, "_", sys.executable, "-c", code]
@@ -225,7 +226,7 @@ def test_the_way_out_of_an_error_of_a_simulator(monkeypatch, said, way):
 
 def test_a_device_that_cuda_does_not_name_matters_to_nobody_who_renders_nothing():
     """robosuite would refuse to be imported. Where OpenGL is missing that is said."""
-    code = ("from common import suites\nfrom common.files import InputError\n"
+    code = ("from common import suites\nfrom common.arrays import InputError\n"
             "for env in ('lift-ph', 'drawer-open-v2'):\n"
             "    try:\n        sim = suites.make(suites.resolve(env)); sim.reset(seed=0); print(env, 'runs')\n"
             "    except InputError as error: print(error)")  # fmt: skip

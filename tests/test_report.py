@@ -18,8 +18,8 @@ import pytest
 from scipy import stats
 
 from common.cli import default_args, parse_args
-from common.files import InputError
-from common.folder import stored
+from common.errors import InputError
+from common.seed_folder import stored
 from tests.conftest import REPOSITORY
 from tools import report
 from tools.report import ReportArgs

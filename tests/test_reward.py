@@ -19,12 +19,13 @@ from scipy import stats
 
 from algorithms import pt_iql
 from common import suites
+from common.arrays import write_hdf5
 from common.buffers import PreferenceBuffer, ReplayBuffer
 from common.cli import parse_args
 from common.data import read_preferences
-from common.files import InputError, write_hdf5
-from common.rollouts import Workers
+from common.errors import InputError
 from common.suites.base import Recipe
+from common.workers import Workers
 from tests.conftest import SMALL
 from tools import dataset, report, reward
 from tools.reward import RewardArgs, correlations, draw_film, read_run, score_pairs, write_film

@@ -20,18 +20,21 @@ import h5py
 import numpy as np
 import pytest
 
-import common.files
+import common.download
 from algorithms import ipl_iql
 from algorithms.ipl_iql import policy
 from common import data, suites
 from common.actors import Actor
+from common.arrays import read_pickle
 from common.buffers import PreferenceBuffer
 from common.cli import default_args, parse_args
 from common.data import WITHOUT
-from common.files import InputError, Interrupted, Remote, download, read_pickle
-from common.rollouts import Workers, evaluate, rollout
+from common.download import Remote, download
+from common.errors import InputError, Interrupted
+from common.rollouts import evaluate, rollout
 from common.suites import SUITES, d4rl, identify, resolve, robomimic
 from common.suites.base import ACTION_LIMIT, Labels
+from common.workers import Workers
 from tests.conftest import REPOSITORY, SHIPPED, command, environment
 from tools import dataset, reward
 
@@ -587,7 +590,7 @@ def mirrors(files, monkeypatch):
     """mirrors(name, *words) -> Remote with one address a word."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
     server.over = threading.Event()
-    monkeypatch.setattr(common.files, "TIMEOUT", 0.5)
+    monkeypatch.setattr(common.download, "TIMEOUT", 0.5)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def remote(name: str, *how: str) -> Remote:

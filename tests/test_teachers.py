@@ -9,7 +9,7 @@ import pytest
 
 from common import suites
 from common.data import read_preferences
-from common.files import InputError
+from common.errors import InputError
 from common.suites.base import Preferences, describe_pairs
 from tools import dataset, teachers
 

@@ -22,7 +22,7 @@ from algorithms.cpl import contrastive_loss, row_shares, whole_segments
 from algorithms.ipl_iql import expectile_loss, implied_reward, log_prob, preference_loss
 from algorithms.ipl_xql import gumbel_loss
 from common.actors import Actor
-from common.states import leaves, tree_map, unstack
+from common.trees import leaves, tree_map, unstack
 from tests import parity
 from tests.conftest import SHIPPED
 

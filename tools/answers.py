@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from common import suites
+from common.arrays import fingerprint
 from common.data import read_preferences
-from common.files import InputError, atomic, fingerprint, try_lock
-from common.remedies import remedy
+from common.errors import InputError, remedy
+from common.locks import atomic, try_lock
 from common.seeds import LABELS
 from common.suites.base import Episode, Task
 

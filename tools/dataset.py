@@ -20,9 +20,10 @@ import numpy as np
 from common import suites
 from common.cli import default_data_dir, parse_args, user_errors
 from common.data import read_preferences
-from common.files import InputError, probe
-from common.rollouts import Workers, available_cpus
+from common.download import probe
+from common.errors import InputError
 from common.suites.base import PAIRS, Preferences, Recipe, Task, describe_pairs
+from common.workers import Workers, available_cpus
 from tools import teachers
 
 

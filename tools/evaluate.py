@@ -32,11 +32,13 @@ from tqdm import tqdm
 from common import suites
 from common.actors import Actor, mean_action
 from common.cli import parse_args, user_errors
-from common.files import InputError, atomic
-from common.rollouts import Workers, available_cpus, columns, require_rendering, rollout
+from common.errors import InputError
+from common.locks import atomic
+from common.rollouts import columns, require_rendering, rollout
 from common.seeds import seed_of
-from common.states import read_saved
 from common.suites.base import Task
+from common.trees import read_saved
+from common.workers import Workers, available_cpus
 
 OPSET = 18
 """of ONNX files"""

@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import Annotated
 
 from common import suites
+from common.arrays import fingerprint
 from common.cli import Signals, default_data_dir, parse_args, user_errors
-from common.files import InputError, Interrupted, WorkersError, fingerprint
-from common.rollouts import Workers, available_cpus, film, require_rendering
+from common.errors import InputError, Interrupted, WorkersError
+from common.rollouts import film, require_rendering
 from common.suites.base import Episode, Task
+from common.workers import Workers, available_cpus
 from tools.answers import MERGED, Answers, Pairs, draw_pairs, find_dataset, merge, write_pairs
 from tools.label_server import Session, serve
 

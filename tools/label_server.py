@@ -21,8 +21,7 @@ from flask import Flask, Response, abort, jsonify, request, send_file
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import make_server
 
-from common.files import InputError
-from common.remedies import remedy
+from common.errors import InputError, remedy
 from tools.answers import CHOICES, Answers, Pairs, Question
 
 PAGE = Path(__file__).with_name("label.html")

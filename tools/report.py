@@ -27,8 +27,9 @@ import tyro
 
 from common import suites
 from common.cli import parse_args, user_errors
-from common.files import InputError, atomic
-from common.folder import INCIDENTAL
+from common.errors import InputError
+from common.locks import atomic
+from common.seed_folder import INCIDENTAL
 from tools.evaluate import bootstrap
 
 NAMES = {"score": "D4RL score", "success": "success, %", "return_mean": "return"}  # of the metrics, the first counts

@@ -30,12 +30,15 @@ from PIL import Image
 from scipy import stats
 
 from common import suites
+from common.arrays import fingerprint, read_arrays
 from common.cli import default_data_dir, parse_args, user_errors
 from common.data import find_files, read_pairs, read_preferences
-from common.files import InputError, atomic, fingerprint, read_arrays
-from common.rollouts import Workers, available_cpus, require_rendering
-from common.states import read_saved, tree_map
+from common.errors import InputError
+from common.locks import atomic
+from common.rollouts import require_rendering
 from common.suites.base import Preferences, Task, Transitions, first_rows
+from common.trees import read_saved, tree_map
+from common.workers import Workers, available_cpus
 from tools.evaluate import interval, load_actor, load_script
 from tools.report import COLOURS, METHODS, markdown
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.files import InputError, atomic
+from common.errors import InputError
+from common.locks import atomic
 from common.suites.base import Preferences, segment_returns
 
 

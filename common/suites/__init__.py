@@ -37,8 +37,9 @@ from pathlib import Path
 
 import gymnasium
 
-from common.files import InputError, Remote, build_once, download, is_released
-from common.remedies import simulator_remedy
+from common.download import Remote, download, is_released
+from common.errors import InputError, simulator_remedy
+from common.locks import build_once
 from common.suites import d4rl, gym, metaworld, minari, robomimic
 from common.suites.base import Labels, Recipe, Task
 

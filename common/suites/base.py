@@ -12,7 +12,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from common.files import ONE_ARRAY, InputError, Remote, atomic, on_github, read_arrays, read_pickle, write_hdf5
+from common.arrays import ONE_ARRAY, read_arrays, read_pickle, write_hdf5
+from common.download import Remote, on_github
+from common.errors import InputError
+from common.locks import atomic
 
 ACTION_LIMIT = 1 - 1e-5
 """actions are clipped to +-ACTION_LIMIT, as in the original"""

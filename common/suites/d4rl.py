@@ -8,7 +8,10 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from common.files import InputError, Remote, build_once, download, on_github, read_arrays
+from common.arrays import read_arrays
+from common.download import Remote, download, on_github
+from common.errors import InputError
+from common.locks import build_once
 from common.suites.base import (
     Episode,
     Labels,

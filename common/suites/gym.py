@@ -18,8 +18,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-from common.files import InputError
-from common.remedies import simulator_remedy
+from common.errors import InputError, simulator_remedy
 from common.suites.base import (
     Episode,
     Preferences,

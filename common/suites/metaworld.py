@@ -18,7 +18,9 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
-from common.files import InputError, build_once, write_hdf5
+from common.arrays import write_hdf5
+from common.errors import InputError
+from common.locks import build_once
 from common.seeds import of_dataset, seed_of
 from common.suites.base import (
     ACTION_LIMIT,

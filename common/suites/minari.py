@@ -18,8 +18,9 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Dict, MultiBinary, Tuple
 
-from common.files import InputError, locked, unreadable
-from common.remedies import remedy, simulator_remedy
+from common.arrays import unreadable
+from common.errors import InputError, remedy, simulator_remedy
+from common.locks import locked
 from common.suites import gym
 from common.suites.base import (
     ACTION_LIMIT,

@@ -11,7 +11,10 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from common.files import InputError, Remote, build_once, download, read_arrays
+from common.arrays import read_arrays
+from common.download import Remote, download
+from common.errors import InputError
+from common.locks import build_once
 from common.suites.base import (
     Episode,
     Preferences,

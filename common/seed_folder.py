@@ -9,25 +9,22 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import fcntl
-import io
 import json
-import logging
 import math
 import os
 import secrets
 import shutil
 import socket
-import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-from common.files import InputError, atomic
-from common.remedies import remedy
-from common.states import check_alike, read_saved, save, tree_map
+from common.errors import InputError, remedy
+from common.locks import atomic, try_lock
+from common.provenance import describe, git_state, versions
+from common.run_log import RunLog
+from common.trees import check_alike, read_saved, save, tree_map
 
 WRITTEN = (
     ".lock", "config.json", "train.csv", "eval.csv", "time.csv", "reward.csv", "checkpoint.pt", "reward.pt", "best.pt",
@@ -50,7 +47,7 @@ def stored(args) -> dict:
     return json.loads(json.dumps(dataclasses.asdict(args) | {"num_seeds": 1}, default=str))
 
 
-class Run:
+class SeedFolder:
     """The folder of one seed: what is there from an earlier start, and all that is written.
 
     Args:
@@ -79,15 +76,11 @@ class Run:
         self.step = self.checkpoint["step"] if self.checkpoint else 0
         self.finished = (self.folder / "final.pt").exists() and self.step >= args.total_steps and self.found is not None
         self.time = dict(self.checkpoint["time"]) if self.checkpoint else {"data": 0.0, "train": 0.0, "eval": 0.0}
-        self.rows: dict[str, list[dict[str, str]]] = {}
-        self.board, self.wandb = None, None
+        self.log = RunLog(self.folder)
 
     def _lock(self) -> None:
-        # The kernel's lock ends with its process, so a killed run blocks nobody.
         self.lock = open(self.folder / ".lock", "a+")  # noqa: SIM115 (held for the life of the run)
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(self.lock):
             self.lock.seek(0)
             owner = self.lock.read().strip() or "another process"
             raise InputError(f"{self.folder}: in use by {owner}; wait for it or choose another --run-dir") from None
@@ -184,8 +177,8 @@ class Run:
         with atomic(self.folder / "config.json") as partial:
             partial.write_text(json.dumps(config, indent=2, default=str) + "\n")
         for name in ("train", "eval", "time"):
-            self.open_table(name, self.step if self.checkpoint else -1)
-        self._open_boards(config, track)
+            self.log.open_table(name, self.step if self.checkpoint else -1)
+        self.log.open_boards(config, self.step + 1 if self.checkpoint else None, track)
 
     def _erase(self) -> None:
         """Remove what an earlier run wrote."""
@@ -196,114 +189,35 @@ class Run:
             with contextlib.suppress(OSError):  # there is none, or it holds something else
                 (self.folder / name).rmdir()
 
-    def _open_boards(self, config: dict, track: bool) -> None:
-        """TensorBoard and, with --track, Weights & Biases."""
-        with self._optional("board"):
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(str(self.folder), purge_step=self.step + 1 if self.checkpoint else None)
-        if track:
-            with self._optional("wandb"):
-                import wandb
-
-                logging.raiseExceptions = False  # no tracebacks where wandb cannot write its own log
-                name = f"{self.algorithm}_{self.args['env']}_seed-{self.seed}"
-                project, entity = self.args["wandb_project"], self.args["wandb_entity"] or None
-                self.wandb = wandb.init(project=project, entity=entity, name=name, dir=str(self.folder), config=config,
-                                        id=config["wandb_id"], resume="allow", reinit="create_new")  # fmt: skip
-                self.wandb.define_metric("*", step_metric="step")
-
-    @contextlib.contextmanager
-    def _optional(self, name: str):
-        """Training continues without TensorBoard (`board`) or wandb where they fail; said once."""
-        try:
-            yield
-        except Exception as error:  # each has its own kinds
-            setattr(self, name, None)
-            shown = {"board": "TensorBoard", "wandb": "Weights & Biases"}[name]
-            reason = (str(error).splitlines() or [""])[0]
-            print(f"{self.folder}: {shown} failed ({type(error).__name__}: {reason}); training continues without it",
-                  file=sys.stderr)  # fmt: skip
-
-    def open_table(self, name: str, step: int) -> None:
-        """Resume NAME.csv after its row of `step`: what was logged later will be computed, and logged, again."""
-        path, rows = self.folder / f"{name}.csv", []
-        if path.exists():
-            with open(path, newline="") as file:
-                text = file.read()
-            complete = text[: text.rfind("\n") + 1]  # a kill may have cut the last row
-            try:
-                rows = [row for row in csv.DictReader(io.StringIO(complete)) if int(row["step"]) <= step]
-                if any(None in row for row in rows):  # more cells than columns
-                    raise ValueError
-            except (ValueError, KeyError, TypeError, csv.Error):
-                advice = "fix it, or start from scratch with --overwrite"
-                raise InputError(f"{path}: has a damaged row; {advice}") from None
-            self._write_table(path, rows)
-        self.rows[name] = rows
-
-    def _write_table(self, path: Path, rows: list[dict[str, str]]) -> None:
-        with atomic(path) as partial, open(partial, "w", newline="") as file:
-            if rows:
-                writer = csv.DictWriter(file, rows[0], restval="", lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
-
-    def log(self, name: str, step: int, row: dict[str, float | None]) -> None:
-        """Append a row to NAME.csv and send it to TensorBoard and wandb. None: an empty cell."""
-        if self.rows[name] and int(self.rows[name][-1]["step"]) >= step:
-            return  # written just before a kill, now computed again
-        cells = {"step": str(step), **{k: "" if v is None else str(v) for k, v in row.items()}}
-        path, rows = self.folder / f"{name}.csv", self.rows[name]
-        rows.append(cells)
-        # a method may begin or stop to report a loss with a phase of it: empty cells in the other rows
-        if new := dict.fromkeys((k for k in cells if k not in rows[0]), ""):
-            rows[0] |= new
-            self._write_table(path, rows)
-        else:
-            with open(path, "a", newline="") as file:
-                writer = csv.DictWriter(file, rows[0], restval="", lineterminator="\n")
-                if file.tell() == 0:
-                    writer.writeheader()
-                writer.writerow(cells)
-        tags = {k if "/" in k else f"{name}/{k}": v for k, v in row.items() if v is not None}
-        if self.board:
-            with self._optional("board"):
-                for tag, value in tags.items():
-                    self.board.add_scalar(tag, value, step)
-        if self.wandb:
-            with self._optional("wandb"):
-                self.wandb.log(tags | {"step": step})
-
     def evaluated(self, step: int) -> bool:
         """Whether the evaluation of this step is in eval.csv."""
-        return any(int(row["step"]) == step for row in self.rows["eval"])
+        return any(int(row["step"]) == step for row in self.log.rows["eval"])
 
     def log_eval(self, step: int, row: dict, actor: dict[str, torch.Tensor]) -> None:
         """Log an evaluation; write best.pt first if it is the best so far, so that no kill separates the two.
 
         Once an episode of the run has shown a success, one that has not had none, in earlier rows too.
         """
-        rows, row = self.rows["eval"], dict(row)
+        rows, row = self.log.rows["eval"], dict(row)
         for fault in row.pop("faults")[: 0 if any(quality(old)[0] == -math.inf for old in rows) else 1]:
             print(f"{self.folder}: step {step}, {fault}; such an evaluation is never the best", file=sys.stderr)
         shown = [old["success"] != "" for old in rows]
         if row["success"] is not None and not all(shown):
             for old in rows:
                 old["success"] = old["success"] or "0.0"
-            self._write_table(self.folder / "eval.csv", rows)
+            self.log.write_table(self.folder / "eval.csv", rows)
         elif row["success"] is None and any(shown):
             row["success"] = 0.0
         if quality(row) > max(map(quality, rows), default=(-math.inf, -math.inf)):
             self.save_actor("best.pt", step, actor)
-        self.log("time", step, {f"time/{phase}": seconds for phase, seconds in self.time.items()})
-        self.log("eval", step, row)
+        self.log.row("time", step, {f"time/{phase}": seconds for phase, seconds in self.time.items()})
+        self.log.row("eval", step, row)
 
     def describe_eval(self) -> str:
         """The last evaluation in a few words."""
-        if not self.rows["eval"]:
+        if not self.log.rows["eval"]:
             return "-"
-        name, value = headline(self.rows["eval"][-1])
+        name, value = headline(self.log.rows["eval"][-1])
         return f"{name} {value:.{2 if name == 'success' else 1}f}"
 
     def save_actor(self, name: str, step: int, actor: dict[str, torch.Tensor]) -> None:
@@ -315,12 +229,7 @@ class Run:
 
     def save_checkpoint(self, step: int, state: dict) -> None:
         """Write checkpoint.pt. `state`: nested dicts of this seed's tensors."""
-        if self.board:
-            with self._optional("board"):
-                self.board.flush()
-        for name in self.rows:  # the checkpoint must not outlive, in a power cut, the rows before it
-            with contextlib.suppress(FileNotFoundError), open(self.folder / f"{name}.csv") as file:
-                os.fsync(file.fileno())
+        self.log.sync()
         state = tree_map(lambda t: t.detach().cpu().clone(), state)  # clone: a slice would save all seeds' storage
         content = {"step": step, "state": state, "args": self.args, "time": self.time}
         save(self.folder / "checkpoint.pt", content)
@@ -335,12 +244,7 @@ class Run:
 
     def close(self) -> None:
         """Close the logs and give up the folder."""
-        if self.board:
-            with self._optional("board"):
-                self.board.close()
-        if self.wandb:
-            with self._optional("wandb"):
-                self.wandb.finish()
+        self.log.close()
         self.lock.close()
 
 
@@ -354,34 +258,3 @@ def quality(row: dict) -> tuple[float, float]:
     """What makes an evaluation better: its headline, then the return. One that is not finite never is."""
     numbers = headline(row)[1], float(row["return_mean"])
     return numbers if all(map(math.isfinite, numbers)) else (-math.inf, -math.inf)
-
-
-# ---------------------------------------------------------------- provenance
-def git_state() -> dict[str, str | bool | None]:
-    """Commit of the code and whether algorithms/ or common/ differ from it; None outside a git checkout."""
-
-    def git(*words: str) -> str:
-        here = Path(__file__).resolve().parent
-        return subprocess.run(
-            ["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=20
-        ).stdout.strip()
-
-    try:
-        dirty = bool(git("status", "--porcelain", "--", "../algorithms", "."))
-        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": dirty}
-    except (OSError, subprocess.SubprocessError):
-        return {"git_commit": None, "git_dirty": None}
-
-
-def versions() -> dict[str, str]:
-    """Versions of what can change a number."""
-    found = {"python": sys.version.split()[0]}
-    for name in ("torch", "numpy", "gymnasium", "metaworld", "mujoco", "robosuite", "h5py"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
-
-
-def describe(device: torch.device) -> str:
-    """The device's name and, for a GPU, its model."""
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)

@@ -1,4 +1,4 @@
-"""The way out of a fault of the machine, by its cause, in a few words. Wrong content of a file is none."""
+"""What stops a command: errors of the user, of the machine, of numbers, and the way out of each. No torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,24 @@ import os
 import re
 from pathlib import Path
 
+
+class InputError(ValueError):
+    """The user's input is wrong. The message is one line that says what, where and how to fix it. Exit status 2."""
+
+
+class Interrupted(RuntimeError):
+    """A signal asked the process to stop."""
+
+
+class WorkersError(RuntimeError):
+    """The worker processes died or hung, and their replacements too."""
+
+
+class NotFinite(RuntimeError):
+    """A loss or a weight is NaN or infinite."""
+
+
+# ---------------------------------------------------------------- the way out
 SHARED_MEMORY = ("/dev/shm is missing, full or too small for worker processes: remove what lies there, or start the "
                  "container with --shm-size=1g")  # fmt: skip
 REMEDIES = {

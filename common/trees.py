@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 
-from common.files import InputError, atomic, unreadable
-from common.remedies import remedy as way_out
+from common.arrays import unreadable
+from common.errors import InputError
+from common.errors import remedy as way_out
+from common.locks import atomic
 
 SCHEMA = 1
 """version of the files that `save` writes"""

@@ -1,0 +1,220 @@
+"""A command's seeds, and what a training loop needs beside the method. The same for every algorithm."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from common import data, suites
+from common.actors import Actor, Policy
+from common.cli import Signals, compiled, setup_device
+from common.errors import Interrupted, NotFinite
+from common.rollouts import evaluate, require_rendering
+from common.seed_folder import SeedFolder, headline
+from common.trees import leaves, save, tree_map, unstack
+from common.workers import Workers, available_cpus
+
+CHECKPOINT_EVERY = 60
+"""seconds without a checkpoint after which one is due"""
+
+
+class Experiment:
+    """A command: the seeds that it asks for, their folders and their data. Nothing here knows the method.
+
+    Attributes:
+        args: the arguments; task: the environment; device: where training runs; workers: for evaluation and data.
+        path: RUN_DIR; folders: one a seed.
+    """
+
+    def __init__(self, algorithm: str, args, stop: Signals):
+        self.algorithm, self.stop = algorithm, stop
+        self.task = suites.resolve(args.env, args.max_episode_steps, args.dataset)
+        self.args = dataclasses.replace(args, env=self.task.env)
+        self.device = setup_device(args)
+        self.workers = Workers(available_cpus(), stop=lambda: bool(stop))
+        self.path = Path(args.run_dir or f"runs/{re.sub('[:/]', '-', self.task.env)}/{algorithm}")
+        self.folders: list[SeedFolder] = []
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, algorithm: str, args) -> Iterator[Experiment]:
+        """Hold the folders of all seeds and catch signals. SystemExit with the signal's status, once it has ended."""
+        with Signals() as stop:
+            self = cls(algorithm, args, stop)
+            try:
+                for seed in range(args.seed, args.seed + args.num_seeds):
+                    own = dataclasses.replace(self.args, seed=seed)
+                    self.folders.append(SeedFolder(self.path / f"seed-{seed}", own, algorithm))
+                yield self
+            except Interrupted:
+                print(f"stopped; the same command resumes from the last checkpoint in {self.path}", file=sys.stderr)
+                raise SystemExit(stop.exit_status) from None
+            finally:
+                self.workers.close()
+                for folder in self.folders:
+                    folder.close()
+
+    def batches(self, check: Callable = lambda pairs, replay: None) -> Iterator[tuple]:
+        """(Training, PreferenceBuffer, ReplayBuffer or None): the seeds that are not finished as one batch, and the
+        data on the device. Seeds that were stopped at different steps come one after the other.
+
+        Args:
+            check: raises InputError for data that a method cannot learn from, before anything is written.
+        """
+        todo = [folder for folder in self.folders if not folder.finished]
+        if not todo:
+            print(f"{self.path}: finished already; --overwrite starts from scratch")
+            return
+        if self.args.capture_video:
+            require_rendering(self.workers, self.task)
+        began = time.perf_counter()
+        pairs, replay, fingerprints = data.load(self.args, self.task, self.workers, self.device)
+        check(pairs, replay)
+        for folder in todo:
+            folder.time["data"] += time.perf_counter() - began
+            folder.begin(fingerprints, self.device, self.args.track)
+        together = len({folder.step for folder in todo}) == 1
+        for group in [todo] if together else [[folder] for folder in todo]:
+            yield Training(self, group), pairs, replay
+
+    def summary(self) -> dict:
+        """Print the closing table. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
+        results = {folder.seed: folder.summary() for folder in self.folders}
+        names = {headline(result["last"])[0] for result in results.values()}
+        name = next(name for name in ("score", "success", "return_mean") if name in names)  # one for all seeds
+        head = "  ".join(f"{when + ': step':>10} {name:>8} {'return':>9}" for when in ("last", "best"))
+        print(f"\nseed  {head}")
+        for seed, result in results.items():
+            cells = [f"{int(row['step']):>10} {row[name] or 0.0:>8.2f} {row['return_mean']:>9.1f}"
+                     for row in (result["last"], result["best"])]  # fmt: skip
+            print(f"{seed:>4}  {'  '.join(cells)}")
+        longest = max(results.values(), key=lambda r: sum(r["time"].values()))["time"]
+        spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in longest.items())
+        print(f"wall-clock: {spent}  ({self.path})")
+        return results
+
+
+class Training:
+    """Seeds that are trained as one batch.
+
+    Attributes:
+        folders: one a seed; seeds: their seeds; step: the updates that they have behind them.
+    """
+
+    def __init__(self, experiment: Experiment, folders: list[SeedFolder]):
+        self.args, self.task, self.device = experiment.args, experiment.task, experiment.device
+        self.workers, self.stop, self.path = experiment.workers, experiment.stop, experiment.path
+        self.folders, self.seeds, self.step = folders, [folder.seed for folder in folders], folders[0].step
+        self.metrics: dict = {}
+        self.saved = self.since = time.perf_counter()
+        self.bar: tqdm | None = None
+
+    def restore(self, fresh: list[dict]) -> dict:
+        """The seeds' checkpoints, or the `fresh` states, stacked: every leaf (S, ...), on the device."""
+        states = [folder.restore(state) for folder, state in zip(self.folders, fresh, strict=True)]
+        what = f"{self.folders[0].algorithm} {self.task.env}"
+        self.bar = tqdm(total=self.args.total_steps, initial=self.step, desc=what, unit="step", disable=None)
+        self.saved = self.since = time.perf_counter()
+        return tree_map(lambda *leaves: torch.stack(leaves).to(self.device), *states)
+
+    def compile(self, update):
+        """The update as one compiled graph, unless --no-compile."""
+        return compiled(update, self.device) if self.args.compile else update
+
+    def check_stop(self) -> None:
+        """Raises Interrupted after a signal."""
+        if self.stop:
+            raise Interrupted
+
+    def evaluation_due(self, step: int) -> bool:
+        return step % self.args.eval_every == 0 or step == self.args.total_steps
+
+    def due(self, step: int) -> bool:
+        """Whether to write a checkpoint: an evaluation is due, a minute has passed, or a signal came."""
+        waited = time.perf_counter() - self.saved > CHECKPOINT_EVERY
+        return self.evaluation_due(step) or waited or bool(self.stop)
+
+    def checkpoint(self, step: int, state: dict) -> None:
+        """Write every seed's checkpoint. Raises NotFinite for a number that is not, Interrupted after a signal."""
+        for folder in self.folders:
+            folder.time["train"] += time.perf_counter() - self.since
+        check_finite(self.path, self.seeds, step, self.metrics, state)
+        self._save(step, state)
+        self.check_stop()
+
+    def _save(self, step: int, state: dict) -> None:
+        for folder, own in zip(self.folders, unstack(state, len(self.folders)), strict=True):
+            folder.save_checkpoint(step, own)
+        self.saved = self.since = time.perf_counter()
+
+    def evaluate(self, step: int, actor: dict, policy: Policy) -> None:
+        """Where an evaluation is due: episodes of `policy` with every seed's actor, logged; best.pt for the best."""
+        if not self.evaluation_due(step) or all(folder.evaluated(step) for folder in self.folders):
+            return
+        began, actors = time.perf_counter(), unstack(actor, len(self.folders))
+        acting = [Actor(policy, tree_map(lambda p: p.float().cpu().numpy(), own)) for own in actors]
+        videos = [folder.folder / "videos" / f"step-{step:07d}.mp4" for folder in self.folders]
+        rows = evaluate(self.workers, self.task, acting, self.seeds, step, self.args.eval_episodes,
+                        videos if self.args.capture_video else None)  # fmt: skip
+        for folder, row, own in zip(self.folders, rows, actors, strict=True):
+            folder.time["eval"] += time.perf_counter() - began
+            folder.log_eval(step, row, own)
+        shown = "  ".join(f"seed {folder.seed}: {folder.describe_eval()}" for folder in self.folders)
+        self.bar.write(f"step {step:>7}  {shown}")
+        self.saved = self.since = time.perf_counter()
+
+    def log(self, step: int, metrics: dict, state: dict, batch: dict) -> None:
+        """Every --log-every updates a row of train.csv: `metrics`, (S,) each, of update `step`. NotFinite: one is not.
+
+        On a GPU the metrics are looked at with the rows alone: a look at every step would wait for the device.
+        """
+        self.metrics = metrics
+        self.bar.update()
+        due = step % self.args.log_every == 0 or step == self.args.total_steps
+        if due or self.device.type == "cpu":
+            check_finite(self.path, self.seeds, step, metrics, state, batch)
+        if not due:
+            return
+        columns = {name: m.tolist() for name, m in metrics.items()}
+        for k, folder in enumerate(self.folders):
+            folder.log.row("train", step, {name: column[k] for name, column in columns.items()})
+        losses = {name.removeprefix("losses/"): c[0] for name, c in columns.items() if name.startswith("losses/")}
+        self.bar.set_postfix({k: f"{loss:.3g}" for k, loss in losses.items()}, last=self.folders[0].describe_eval())
+
+    def finish(self, state: dict) -> None:
+        """Write the last checkpoints, and final.pt."""
+        self.bar.close()
+        self._save(self.args.total_steps, state)
+        for folder, actor in zip(self.folders, unstack(state["actor"], len(self.folders)), strict=True):
+            folder.save_actor("final.pt", self.args.total_steps, actor)
+
+
+def check_finite(folder: Path, seeds: list[int], step: int, metrics: dict, state: dict, batch: dict | None = None):
+    """Raises NotFinite where a metric (S,) of update `step` is NaN or infinite, and saves what made it for a look.
+
+    FOLDER/not-finite.pt: metrics, state (after that update) and batch, of all seeds of this process. Without `batch`,
+    ahead of a checkpoint, the state's numbers are looked at too.
+    """
+    if batch is not None and math.isfinite(sum(sum(m.tolist()) for m in metrics.values())):  # in 20 microseconds
+        return
+    bad, of = {}, set()  # names, in their order; seeds
+    for name, leaf in leaves(metrics if batch is not None else {**metrics, **state}):
+        if not leaf.isfinite().all():
+            bad[name.split(".")[0]] = True
+            finite = leaf.isfinite().reshape(len(seeds), -1).all(1)
+            of.update(seed for seed, fine in zip(seeds, finite.tolist(), strict=True) if not fine)
+    if bad:
+        path = folder / "not-finite.pt"
+        parts = {"metrics": metrics, "state": state, "batch": batch or {}}
+        save(path, {"step": step, **tree_map(lambda t: t.detach().cpu(), parts)})
+        what = f"{', '.join(bad)} not finite (seed {', '.join(map(str, sorted(of)))})"
+        raise NotFinite(f"update {step}: {what}; see {path}; the checkpoint before it is intact")
