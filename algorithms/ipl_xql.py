@@ -59,53 +59,7 @@ State = dict  # networks: Params; adam: the moments of each, m and v: Params; st
 class Args:
     """IPL-XQL: inverse preference learning on top of extreme Q-learning."""
 
-    env: str = "button-press-topdown-v2"
-    """MetaWorld task, robomimic or D4RL name, Gymnasium id, or module:Id; decides the defaults of all that follows"""
-    seed: Annotated[int, "[0, 4294967295]"] = 1
-    """first seed: of initial weights, batches and evaluation goals"""
-    num_seeds: Annotated[int, "[1, inf)"] = 1
-    """seeds SEED, SEED + 1, ... trained as one batch in this process"""
-    total_steps: Annotated[int, "[1, inf)"] = 200_000
-    """updates"""
-    eval_every: Annotated[int, "[1, inf)"] = 2_500
-    """updates between evaluations"""
-    eval_episodes: Annotated[int, "[1, inf)"] = 20
-    """episodes of an evaluation"""
-    max_episode_steps: Annotated[int, "[0, inf)"] = 0
-    """end episodes after so many steps; 0: at the environment's own limit"""
-    log_every: Annotated[int, "[1, inf)"] = 500
-    """updates between rows of train.csv"""
-    num_preferences: Annotated[int, "[0, inf)"] = 4_000
-    """pairs to learn from: the first ones of the file; 0: all"""
-    preferences: str = ""
-    """file of preference pairs (.npz or .hdf5) instead of the environment's own"""
-    preference_labels: Literal["human", "script", "crowd", "released"] = "script"
-    """the environment's pairs: drawn from its offline dataset and labelled by reward (script), or as others released"""
-    dataset: str = ""
-    """offline dataset instead of the environment's own: a file (.hdf5), or minari:ID, whose environment it brings"""
-    data_dir: Path = Path("data")
-    """folder of the datasets (IPL_DATA_DIR, if set, is the default)"""
-    run_dir: str = ""
-    """folder of the results, one folder a seed inside; empty: runs/ENV/ALGORITHM"""
-    overwrite: bool = False
-    """start from scratch where the folder holds an earlier run"""
-    track: bool = False
-    """log to Weights & Biases"""
-    wandb_project: str = "ipl"
-    """project of --track"""
-    wandb_entity: str = ""
-    """team or user of --track; empty: your default"""
-    capture_video: bool = False
-    """write an MP4 of one episode of every evaluation"""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, mps; auto: cuda where there is one"""
-    compile: bool = True
-    """compile the update (torch.compile); without a C++ compiler it runs eager"""
-    matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    """float32 matrix products: highest, high or medium; on a GPU both are tf32, on a CPU medium is bfloat16"""
-    threads: Annotated[int, "[0, 1024]"] = 0
-    """CPU threads; 0: this process's cores, at most 4"""
-
+    # ---- method
     gamma: Annotated[float, "[0, 1)"] = 0.99
     """discount, of environment steps"""
     tau: Annotated[float, "(0, 1]"] = 0.005
@@ -126,8 +80,6 @@ class Args:
     """bound next values by the largest return that the regulariser allows, 1 / (chi2_coeff (1 - gamma))"""
     actor_cosine: bool = False
     """let the actor's learning rate fall to zero along a cosine"""
-    use_replay: bool = False
-    """train on the offline dataset too, beside the preference segments"""
     replay_weight: Annotated[float, "[0, 1]"] = 0.5
     """share of the offline dataset in every loss but the preference loss"""
     hidden_sizes: tuple[Annotated[int, "[1, inf)"], ...] = (256, 256, 256)
@@ -142,6 +94,58 @@ class Args:
     """observations of the window taken from each segment: one transition less"""
     replay_batch_size: Annotated[int, "[1, inf)"] = 256
     """transitions of the offline dataset a step"""
+
+    # ---- data
+    env: str = "button-press-topdown-v2"
+    """MetaWorld task, robomimic or D4RL name, Gymnasium id, or module:Id; decides the defaults of all the rest"""
+    preferences: str = ""
+    """file of preference pairs (.npz or .hdf5) instead of the environment's own"""
+    num_preferences: Annotated[int, "[0, inf)"] = 4_000
+    """pairs to learn from: the first ones of the file; 0: all"""
+    preference_labels: Literal["human", "script", "crowd", "released"] = "script"
+    """the environment's pairs: drawn from its offline dataset and labelled by reward (script), or as others released"""
+    dataset: str = ""
+    """offline dataset instead of the environment's own: a file (.hdf5), or minari:ID, whose environment it brings"""
+    use_replay: bool = False
+    """train on the offline dataset too, beside the preference segments"""
+    data_dir: Path = Path("data")
+    """folder of the datasets (IPL_DATA_DIR, if set, is the default)"""
+
+    # ---- run
+    total_steps: Annotated[int, "[1, inf)"] = 200_000
+    """updates"""
+    seed: Annotated[int, "[0, 4294967295]"] = 1
+    """first seed: of initial weights, batches and evaluation goals"""
+    num_seeds: Annotated[int, "[1, inf)"] = 1
+    """seeds SEED, SEED + 1, ... trained as one batch in this process"""
+    eval_every: Annotated[int, "[1, inf)"] = 2_500
+    """updates between evaluations"""
+    eval_episodes: Annotated[int, "[1, inf)"] = 20
+    """episodes of an evaluation"""
+    max_episode_steps: Annotated[int, "[0, inf)"] = 0
+    """end episodes after so many steps; 0: at the environment's own limit"""
+    log_every: Annotated[int, "[1, inf)"] = 500
+    """updates between rows of train.csv"""
+    run_dir: str = ""
+    """folder of the results, one folder a seed inside; empty: runs/ENV/ALGORITHM"""
+    overwrite: bool = False
+    """start from scratch where the folder holds an earlier run"""
+    capture_video: bool = False
+    """write an MP4 of one episode of every evaluation"""
+    track: bool = False
+    """log to Weights & Biases"""
+    wandb_project: str = "ipl"
+    """project of --track"""
+    wandb_entity: str = ""
+    """team or user of --track; empty: your default"""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto: cuda where there is one"""
+    compile: bool = True
+    """compile the update (torch.compile); without a C++ compiler it runs eager"""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """float32 matrix products: highest, high or medium; on a GPU both are tf32, on a CPU medium is bfloat16"""
+    threads: Annotated[int, "[0, 1024]"] = 0
+    """CPU threads; 0: this process's cores, at most 4"""
 
 
 DEFAULTS = {  # pattern of SUITE:ENV: what differs from the defaults above, which are MetaWorld's

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import dataclasses
 import fnmatch
-import io
+import inspect
 import os
 import shutil
 import signal
 import sys
+import textwrap
 import typing
 import warnings
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import tyro
@@ -94,15 +97,10 @@ def default_args(cls, table: dict[str, dict], argv: list[str] | None = None):
 
 
 def parse_args(defaults, argv: list[str] | None = None):
-    """Parse the command line over the values of the dataclass `defaults`. Wrong input: InputError, in one line."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            args = tyro.cli(type(defaults), default=defaults, args=argv, description=type(defaults).__doc__)
-    except SystemExit as end:
-        if end.code in (0, None):
-            raise
-        raise InputError(first_paragraph(said.getvalue())) from None
+    """Parse the command line over the values of the dataclass `defaults`. Exit status 2, in tyro's words, where it
+    cannot be parsed; InputError: a number is out of its bounds.
+    """
+    args = cli_in_groups(defaults, argv)
     check_args(args)
     args = dataclasses.replace(args, **{field.name: expanded(getattr(args, field.name))
                                         for field in dataclasses.fields(args)})  # fmt: skip
@@ -114,20 +112,30 @@ def parse_args(defaults, argv: list[str] | None = None):
     return args
 
 
+def cli_in_groups(defaults, argv: list[str] | None):
+    """tyro.cli over the dataclass `defaults`; --help has the groups that comments `# ---- NAME` make of its fields."""
+    cls, mark = type(defaults), "    # ---- "
+    source = textwrap.dedent(inspect.getsource(cls))
+    heads = {i: line.removeprefix(mark) for i, line in enumerate(source.splitlines(), 1) if line.startswith(mark)}
+    if not heads:
+        return tyro.cli(cls, default=defaults, args=argv, description=cls.__doc__)
+    hints, fields = typing.get_type_hints(cls, include_extras=True), ast.parse(source).body[0].body[1:]
+    groups: dict[str, list] = {head: [] for head in heads.values()}
+    for field, text in zip(fields[::2], fields[1::2], strict=True):  # a field, and the string that says what it is
+        name, head = field.target.id, heads[max(i for i in heads if i < field.lineno)]
+        hint = Annotated[hints[name], tyro.conf.arg(help=inspect.cleandoc(text.value.value))]
+        groups[head].append((name, hint, dataclasses.field(default=getattr(defaults, name))))
+    parts = {head: dataclasses.make_dataclass("Group", part) for head, part in groups.items()}
+    whole = [(head.replace(" ", "_"), tyro.conf.OmitArgPrefixes[part]) for head, part in parts.items()]
+    found = tyro.cli(dataclasses.make_dataclass("Groups", whole), args=argv, description=cls.__doc__)
+    return cls(**{name: value for part in vars(found).values() for name, value in vars(part).items()})
+
+
 def expanded(value):
     """A path, or several, that begin with ~: with the home folder in its place, which shells leave in --flag=~/x."""
     if isinstance(value, tuple):
         return tuple(map(expanded, value))
     return type(value)(os.path.expanduser(value)) if isinstance(value, str | Path) else value
-
-
-def first_paragraph(box: str) -> str:
-    """What tyro's error says first, in one line, and the flags that it proposes."""
-    paragraphs = [" ".join(line.strip("│ ") for line in part.splitlines() if line.startswith("│"))
-                  for part in box.replace("│ ──", "\0│ ──").split("\0")]  # fmt: skip
-    said, near = paragraphs[0].strip() or box.strip(), [part for part in paragraphs if "Perhaps you meant" in part]
-    flags = [word for part in near for word in part.split() if word.startswith("--")]
-    return said + (f"; did you mean {', '.join(dict.fromkeys(flags))}?" if flags else "")
 
 
 def check_args(args) -> None:

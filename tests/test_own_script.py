@@ -61,7 +61,7 @@ def test_it_parses(script, line):
     shown = subprocess.run([*line[:2], "--help"], capture_output=True, text=True)
     assert shown.returncode == 0 and "--total-steps" in shown.stdout, shown.stderr
     wrong = subprocess.run([*line, "--total-steps", "none"], capture_output=True, text=True)
-    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1, wrong.stderr
+    assert wrong.returncode == 2 and "--total-steps" in wrong.stderr, wrong.stderr
 
 
 def test_it_trains(trained):
