@@ -149,6 +149,17 @@ def test_names():
         identify("lift-hp")
 
 
+def test_what_a_suite_lacks_it_says_in_one_line(tmp_path):
+    suite, task = SUITES["gym"], resolve("Pendulum-v1")
+    assert suite.remote(task) is suite.score(task, 0.0) is None and suite.LABELS == {} and not suite.REPLAYS
+    for lacks, said in ((lambda: suite.dataset(task, tmp_path, None), "Pendulum-v1: has no data of its own"),
+                        (lambda: suite.read_labels(Labels(()), [], tmp_path, task), "labels are not by index"),
+                        (lambda: suite.read_episodes(tmp_path, task), "no states to make pictures from"),
+                        (lambda: suite.replay(None, None, 0), "no states to make pictures from")):  # fmt: skip
+        with pytest.raises(InputError, match=said):
+            lacks()
+
+
 # ---------------------------------------------------------------- files, written by hand from real episodes
 def episode(env: str, seed: int, steps: int) -> dict[str, np.ndarray]:
     """Uniform actions from the seed's start; ends early where the environment does."""

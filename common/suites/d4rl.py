@@ -129,8 +129,6 @@ class D4RLSuite(Suite):
         },
     }
     REPLAYS = True
-    SEGMENT = 100
-    """as long as those that people labelled"""
 
     def names(self) -> list[str]:
         return [f"{task}-{kind}-v2" for task in SIMS for kind in ("medium", "medium-replay", "medium-expert")]
@@ -184,6 +182,9 @@ class D4RLSuite(Suite):
         returns = np.add.reduceat(raw, np.cumsum([0, *lengths[:-1]])).tolist()
         transitions = f"{len(self.read_transitions(path, task).obs)} transitions"
         return [transitions, *describe_episodes(lengths, returns), *describe_pairs(self.read_pairs(path, task))]
+
+    def segment(self, task: Task) -> int:
+        return 100  # as long as those that people labelled
 
     def read_pairs(self, path: Path, task: Task) -> Preferences:
         return pairs_of_transitions(path, self.read_transitions(path, task), self.segment(task))

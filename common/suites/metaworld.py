@@ -23,16 +23,7 @@ from common.arrays import write_hdf5
 from common.errors import InputError
 from common.locks import build_once
 from common.seeds import of_dataset, seed_of
-from common.suites.base import (
-    ACTION_LIMIT,
-    SCHEMA,
-    Episode,
-    Recipe,
-    Task,
-    draw_pairs,
-    hint_at_limit,
-    released_by_ipl,
-)
+from common.suites.base import ACTION_LIMIT, SCHEMA, Episode, Recipe, Task, draw_pairs, hint_at_limit, released_by_ipl
 from common.suites.suite import Suite, episodes_of, read_rows
 
 TASKS = (
@@ -64,7 +55,6 @@ class MetaWorldSuite(Suite):
     LABELS: ClassVar = {"released": {f"{task}-v2": released_by_ipl(f"metaworld/{task}_10000.npz", blob)
                                      for task, blob in RELEASED.items()}}  # fmt: skip
     REPLAYS = True
-    SEGMENT = SEGMENT
 
     def names(self) -> list[str]:
         return [f"{task}-v2" for task in TASKS]
@@ -98,6 +88,9 @@ class MetaWorldSuite(Suite):
             returns = np.mean([arrays["reward"][steps[i]].sum() for i in chosen])
             lines.append(f"{kind:8} {len(chosen):8} {success:8.2f} {length.mean():7.1f} {returns:8.1f}")
         return [*lines, *whole]
+
+    def segment(self, task: Task) -> int:
+        return SEGMENT
 
     def read_episodes(self, path: Path, task: Task) -> list[Episode]:
         """Of a dataset that `build` wrote: each is replayed from its seed.

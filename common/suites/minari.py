@@ -41,8 +41,6 @@ FOLDER = "MINARI_DATASETS_PATH"
 
 
 class MinariSuite(Suite):
-    SEGMENT = 50
-
     def canonical(self, env: str) -> str | None:
         return env if env.startswith("minari:") else None
 
@@ -126,6 +124,9 @@ class MinariSuite(Suite):
         rewards = [reward for _, _, reward, _ in read_columns(path, task)]
         episodes = describe_episodes([len(reward) for reward in rewards], [float(reward.sum()) for reward in rewards])
         return [*episodes, *describe_pairs(self.read_pairs(path, task))]
+
+    def segment(self, task: Task) -> int:
+        return 50
 
     def read_pairs(self, path: Path, task: Task) -> Preferences:
         """PAIRS pairs, labelled by their summed rewards."""

@@ -42,8 +42,6 @@ class Suite(abc.ABC):
     """whose labels ("human", "crowd", ...) -> canonical id -> their files"""
     REPLAYS: ClassVar[bool] = False
     """whether there are `read_episodes` and `replay`"""
-    SEGMENT: ClassVar[int] = 25
-    """steps of a segment"""
 
     # ---------------------------------------------------------------- the environment
     def names(self) -> list[str]:
@@ -122,8 +120,8 @@ class Suite(abc.ABC):
 
     # ---------------------------------------------------------------- pairs
     def segment(self, task: Task) -> int:
-        """Steps of a segment that people are shown."""
-        return self.SEGMENT
+        """Steps of a segment that people are shown, and of the pairs of a file that does not say."""
+        return 25
 
     def read_pairs(self, path: Path, task: Task) -> Preferences:
         """Pairs labelled from the dataset's rewards: preferences/start (P, 2) and preferences/label (P,).
@@ -166,7 +164,7 @@ class Suite(abc.ABC):
         """Places the environment `sim` in the episode's states from step `first` on; `obs` (O,) of each, while
         `sim.render()` shows it.
         """
-        raise InputError("its data hold no states to make pictures from")
+        raise InputError("the data of this environment hold no states to make pictures from")
 
 
 # ---------------------------------------------------------------- rows of this project's own HDF5
