@@ -27,7 +27,11 @@ class GymSuite(Suite):
         return list(gymnasium.registry)
 
     def canonical(self, env: str) -> str | None:
-        """`my_package:My-v0` imports the module, which registers the id. InputError: it cannot be, or does not."""
+        """`my_package:My-v0` imports the module, which registers the id.
+
+        Raises:
+            InputError: it cannot be imported, or registers no such id.
+        """
         module, colon, name = env.rpartition(":")
         if colon:
             see_modules_here()
@@ -52,6 +56,7 @@ class GymSuite(Suite):
         return wrap(_make(task.env, render, task.max_steps))
 
 
+# ---------------------------------------------------------------- the environment
 def see_modules_here() -> None:
     """Let a module be imported beside which the user stands."""
     if os.getcwd() not in sys.path:

@@ -142,6 +142,7 @@ class MinariSuite(Suite):
         return Preferences(obs, action, start, label, steps, reward)
 
 
+# ---------------------------------------------------------------- the dataset and its environment
 @functools.cache
 def open_dataset(env: str):
     """The dataset of an id, `minari:NAMESPACE/NAME-v0`, downloaded if it is not there.
