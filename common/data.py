@@ -44,7 +44,7 @@ def find_files(args, task: Task, workers: Workers, advice: str = WITHOUT) -> tup
         with suites.advised(advice):
             files = suites.fetch(labels, args.data_dir, workers.stop)
     if dataset is None and (args.use_replay or not files or labels.segment):
-        dataset = suites.dataset(task, args.data_dir, workers, advice)
+        dataset = suites.own_dataset(task, args.data_dir, workers, advice)
     return files or [dataset], dataset, labels
 
 

@@ -36,7 +36,7 @@ from common.actors import Actor
 from common.buffers import PreferenceBuffer, ReplayBuffer
 from common.cli import default_args, setup_device
 from common.rollouts import evaluate
-from common.suites.metaworld import MetaWorld, collect, dataset, plan
+from common.suites.metaworld import MetaWorld, collect, plan
 from common.training import Training
 from common.trees import tree_map
 from common.workers import Workers
@@ -389,7 +389,7 @@ def rows_whole() -> None:
     row("evaluation's share of 200,000 steps", evals, [e + t for e, t in zip(evals, training, strict=True)],
         "at most 0.2")  # fmt: skip
     workers = Workers(len(os.sched_getaffinity(0)))
-    dataset(task, Path(os.environ.get("IPL_DATA_DIR") or "data"), workers)
+    suites.SUITES[task.suite].dataset(task, Path(os.environ.get("IPL_DATA_DIR") or "data"), workers)
     workers.close()
     memory = []
     with tempfile.TemporaryDirectory() as folder:

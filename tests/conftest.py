@@ -54,7 +54,9 @@ def data_dir(tmp_path_factory) -> Path:
         return Path(made)
     folder = tmp_path_factory.mktemp("data")
     workers = Workers(2)
-    small = suites.metaworld.dataset(suites.resolve("drawer-open-v2"), folder, workers, Recipe(episodes=1, pairs=60))
+    small = suites.SUITES["metaworld"].dataset(
+        suites.resolve("drawer-open-v2"), folder, workers, Recipe(episodes=1, pairs=60)
+    )
     workers.close()
     small.rename(small.with_name("drawer-open-v2_episodes-100_noise-1_pairs-10000_seed-0.hdf5"))
     return folder

@@ -64,7 +64,7 @@ def pairs(path: Path) -> list:
 
 
 def dataset(path: Path) -> list:
-    return arrays_of(read_preferences(path, TASK), suites.metaworld.read_transitions(path, TASK))
+    return arrays_of(read_preferences(path, TASK), suites.SUITES["metaworld"].read_transitions(path, TASK))
 
 
 def relabelled(path: Path) -> list:
@@ -83,7 +83,7 @@ def answers(path: Path) -> list:
     """Of a labeller who resumes; beside the file lies its dataset."""
     data = path.with_name("dataset.hdf5")
     with Answers(path, PROJECT | {"dataset": fingerprint(data)}) as found:
-        asked = draw_pairs(suites.metaworld.read_episodes(data, TASK), max(20, found.pairs), found.project)
+        asked = draw_pairs(suites.SUITES["metaworld"].read_episodes(data, TASK), max(20, found.pairs), found.project)
         return [*found.labels(asked).items(), *found.summary(asked)]
 
 
@@ -96,10 +96,10 @@ def merged(path: Path) -> list:
 
 def minari(path: Path) -> list:
     """The data or the metadata of MINARI."""
-    suites.minari.load.cache_clear()
+    suites.minari.open_dataset.cache_clear()
     task = suites.resolve(MINARI)
-    data = suites.minari.dataset(task, path, None)
-    return [suites.score(task, 0.0), *arrays_of(suites.minari.read_transitions(data, task))]
+    data = suites.SUITES["minari"].dataset(task, path, None)
+    return [suites.score(task, 0.0), *arrays_of(suites.SUITES["minari"].read_transitions(data, task))]
 
 
 # ---------------------------------------------------------------- damage

@@ -18,14 +18,15 @@ from common.data import read_preferences
 from common.errors import InputError
 from common.rollouts import evaluate
 from common.seeds import of_dataset, seed_of, start_of_evaluation
-from common.suites import identify, metaworld, resolve
-from common.suites.base import Recipe, draw_pairs, read_rows
+from common.suites import SUITES, identify, metaworld, resolve
+from common.suites.base import Recipe, draw_pairs
 from common.suites.metaworld import HORIZON, KINDS, SEGMENT, SUCCESS_STEPS, TASKS, MetaWorld
+from common.suites.suite import read_rows
 from common.workers import Workers
 from tools import dataset
 
 ENV = "drawer-open-v2"
-TASK = resolve(ENV)
+TASK, METAWORLD = resolve(ENV), SUITES["metaworld"]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_ties_are_half():
 
 
 def test_transitions_do_not_cross_episodes(path):
-    arrays, t = read_rows(path, TASK), metaworld.read_transitions(path, TASK)
+    arrays, t = read_rows(path, TASK), METAWORLD.read_transitions(path, TASK)
     assert len(t.obs) == arrays["episodes/length"].sum() and not t.terminal.any()
     n = int(arrays["episodes/length"][0])
     np.testing.assert_array_equal(t.next_obs[n - 1], arrays["obs"][n])  # the final observation of episode 0
@@ -106,7 +107,7 @@ def test_same_data_for_any_number_of_workers(tmp_path):
     for count in (1, 2, 3):
         workers = Workers(count)
         recipe = Recipe(episodes=2, pairs=20, seed=5)
-        files.append(read_arrays(metaworld.dataset(TASK, tmp_path / str(count), workers, recipe)))
+        files.append(read_arrays(METAWORLD.dataset(TASK, tmp_path / str(count), workers, recipe)))
         workers.close()
     for other in files[1:]:
         assert other.keys() == files[0].keys()
@@ -120,7 +121,7 @@ def _build(folder, results):
     real = metaworld.build
     metaworld.build = lambda *args: (builds.append(1), real(*args))
     workers = Workers(1)
-    metaworld.dataset(TASK, folder, workers, Recipe(episodes=1, pairs=5))
+    METAWORLD.dataset(TASK, folder, workers, Recipe(episodes=1, pairs=5))
     workers.close()
     results.put(len(builds))
 

@@ -205,7 +205,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_resumes(run, small_disk, w
 
 def build(folder: Path, workers: Workers) -> Path:
     task = suites.resolve("drawer-open-v2")
-    return suites.metaworld.dataset(task, folder, workers, Recipe(episodes=1, pairs=60))
+    return suites.SUITES["metaworld"].dataset(task, folder, workers, Recipe(episodes=1, pairs=60))
 
 
 @pytest.mark.parametrize("always", [False, True])
@@ -367,8 +367,10 @@ def good_files(seed: Path, data_dir: Path, folder: Path) -> list[tuple[str, Path
         file["observations"], file["actions"] = rng.normal(size=(600, 11)), rng.uniform(-1, 1, (600, 3))
         file["rewards"], file["terminals"] = rng.normal(size=600), np.arange(600) % 200 == 199
     task = suites.resolve("hopper-medium-v2")
-    transitions = len(suites.d4rl.read_transitions(hopper, task).obs)
-    suites.d4rl.write_rewards(hopper, task, folder / "new.hdf5", rng.normal(size=transitions), {"reward": "learned"})
+    transitions = len(suites.SUITES["d4rl"].read_transitions(hopper, task).obs)
+    suites.SUITES["d4rl"].write_rewards(
+        hopper, task, folder / "new.hdf5", rng.normal(size=transitions), {"reward": "learned"}
+    )
     files = [("checkpoint", folder / "checkpoint.pt", 60, 2000), ("dataset", dataset, 60, 2000),
              ("pairs", folder / "p.npz", 60, 2000), ("labels", folder / "labels.pkl", 60, 500),
              ("labels", folder / "second.pkl", 60, 500), ("answers", folder / "a.jsonl", 60, 500),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from common import suites
+from common.suites.suite import Suite
 from tests.conftest import REPOSITORY, SHIPPED
 
 # A module may import those of the rows above its own, and of its own row. Nothing imports `tools` or `algorithms`.
@@ -21,6 +23,7 @@ FLOORS = (
     ("common.locks",),
     ("common.arrays", "common.download"),
     ("common.actors", "common.buffers", "common.trees", "common.suites.base"),
+    ("common.suites.suite",),
     ("common.suites.metaworld", "common.suites.robomimic", "common.suites.d4rl", "common.suites.gym"),
     ("common.suites.minari",),
     ("common.suites", "common.workers"),
@@ -77,14 +80,20 @@ def test_a_worker_imports_no_torch():
 
 @pytest.mark.parametrize("name", suites.SUITES)
 def test_a_suite_keeps_the_contract(name):
-    contract = [line.split("(")[0].split()[0] for line in suites.__doc__.splitlines() if line.startswith("    ")]
-    wanted = [word for word in contract if word.isidentifier()]
-    assert {"canonical", "find", "make", "score", "dataset", "describe", "remote", "LABELS"} <= set(wanted)
-    assert not [word for word in wanted if not hasattr(suites.SUITES[name], word)]
+    """Its public names are the contract's, and its methods take what those of `Suite` take."""
+    suite = suites.SUITES[name]
+    assert isinstance(suite, Suite)
+    own = {name: what for name, what in vars(type(suite)).items() if not name.startswith("_")}
+    assert own.keys() <= vars(Suite).keys()
+    for method in filter(inspect.isfunction, own.values()):
+        wanted = inspect.signature(getattr(Suite, method.__name__))
+        assert inspect.signature(method).parameters == wanted.parameters, method
+    made = {"replay", "read_episodes"} & own.keys()
+    assert len(made) == (2 if suite.REPLAYS else 0)
 
 
 def test_no_suite_is_named_outside_its_file():
-    for path in (*(REPOSITORY / "common").glob("*.py"), *(REPOSITORY / "tools").glob("*.py")):
+    for path in (*(REPOSITORY / "common").rglob("*.py"), *(REPOSITORY / "tools").glob("*.py")):
         comparisons = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Compare)]
         constants = {part.value for node in comparisons for part in ast.walk(node) if isinstance(part, ast.Constant)}
         assert not set(map(str, constants)) & set(suites.SUITES), f"{path}: compares with the name of a suite"

@@ -24,7 +24,7 @@ from tests.conftest import REPOSITORY, command, environment
 from tools import dataset, reward
 
 pytest.importorskip("jax", reason="recording needs the packages of #record in requirements.txt")
-MINE = "minari:me/pendulum-v0"
+SUITE, MINE = suites.SUITES["minari"], "minari:me/pendulum-v0"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def mine(folder, monkeypatch):
 
 def forget() -> None:
     """Minari's datasets are another folder's."""
-    suites.minari.load.cache_clear()
+    suites.minari.open_dataset.cache_clear()
     suites.minari.spaces.cache_clear()
 
 
@@ -103,11 +103,11 @@ def test_relabelled_as_another_dataset(mine, tmp_path):
     seed, target = tmp_path / "runs/minari-me-pendulum-v0/ipl_iql/seed-1", "minari:me/relabelled-v0"
     reward.main(reward.RewardArgs((seed,), relabel=target))
     new = suites.resolve(target)
-    was, now = (suites.minari.read_transitions(suites.minari.dataset(t, None, None), t) for t in (mine, new))
+    was, now = (SUITE.read_transitions(SUITE.dataset(t, None, None), t) for t in (mine, new))
     assert (now.obs == was.obs).all() and (now.action == was.action).all()
     run = reward.read_run(seed, tmp_path)
     assert now.reward == pytest.approx(reward.reward_of(run, was), abs=1e-5) and now.reward.std() > 0
-    metadata = suites.minari.load(target).storage.metadata
+    metadata = suites.minari.open_dataset(target).storage.metadata
     assert metadata["run"] == str(seed) and metadata["dataset_id"] == "me/relabelled-v0" and "git_commit" in metadata
     for wrong in (target, MINE, "minari:no version", "minari:me/none", str(tmp_path / "a.hdf5")):
         with pytest.raises(InputError, match="must be minari:NAMESPACE/NAME-v0, and no dataset"):
@@ -117,9 +117,9 @@ def test_relabelled_as_another_dataset(mine, tmp_path):
 
 
 def test_read_as_recorded(mine):
-    path = suites.minari.dataset(mine, None, None)
-    t, p = suites.minari.read_transitions(path, mine), suites.minari.read_pairs(path, mine)
-    episodes = list(suites.minari.load(MINE).iterate_episodes())
+    path = SUITE.dataset(mine, None, None)
+    t, p = SUITE.read_transitions(path, mine), SUITE.read_pairs(path, mine)
+    episodes = list(suites.minari.open_dataset(MINE).iterate_episodes())
     assert (mine.obs_dim, mine.act_dim) == (3, 1) and len(t.obs) == 200 * 40 and not t.terminal.any()
     np.testing.assert_array_equal(t.next_obs[:200], episodes[0].observations[1:])
     np.testing.assert_allclose(t.action[:200], (episodes[0].actions / 2).clip(-ACTION_LIMIT, ACTION_LIMIT), atol=1e-7)
@@ -161,7 +161,7 @@ def test_dictionaries_are_flattened_and_references_score(mine):
     np.testing.assert_array_equal(suites.minari.flatten(space, columns, steps), want)
     assert suites.score(mine, -100.0) is None
     low, high = {"ref_min_score": -1000.0}, {"ref_max_score": -200.0}
-    suites.minari.load(MINE).storage.update_metadata(low | high)
+    suites.minari.open_dataset(MINE).storage.update_metadata(low | high)
     assert suites.score(mine, -600.0) == pytest.approx(50)
 
 
@@ -169,14 +169,14 @@ def test_keys_are_flattened_in_the_environments_order(mine, monkeypatch):
     """Cloning reads what the policy will see, whatever order the dataset keeps; other keys are refused."""
     name = record("me/follow-v0", gymnasium.make("tests.odd_environments:Follow-v0"), steps=60)
     task = suites.resolve(name)
-    space = suites.minari.load(name).observation_space
+    space = suites.minari.open_dataset(name).observation_space
     assert list(space) != list(suites.minari.spaces(name)[0]) == ["target", "noise"]
-    t = suites.minari.read_transitions(suites.minari.dataset(task, None, None), task)
+    t = SUITE.read_transitions(SUITE.dataset(task, None, None), task)
     sim = suites.make(task)
     assert (sim.reset(seed=0)[0] == t.obs[0]).all()
     assert (sim.step(t.action[0])[0] == t.next_obs[0]).all()
     other = gymnasium.spaces.Dict({"target": space["target"], "goal": space["noise"]})
-    monkeypatch.setattr(suites.minari.load(name), "_observation_space", other)
+    monkeypatch.setattr(suites.minari.open_dataset(name), "_observation_space", other)
     with pytest.raises(InputError, match="its observations are not those of Follow-v0"):
         suites.resolve(name)
 
@@ -198,7 +198,7 @@ def test_hostile_metadata_are_refused_and_call_nothing(mine, folder, tmp_path, m
     monkeypatch.chdir(tmp_path)
     shutil.copytree(folder, tmp_path / "copy")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "copy"))
-    suites.minari.load.cache_clear()
+    suites.minari.open_dataset.cache_clear()
     path = tmp_path / "copy/me/pendulum-v0/data/metadata.json"
     metadata = json.loads(path.read_text())
     for name, value in change.items():
@@ -221,9 +221,9 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(mine, monkeypatch):
         assert "\n" not in str(error.value)
     task = suites.resolve(short)
     with pytest.raises(InputError, match="no episode is as long as a segment"):
-        suites.minari.read_pairs(suites.minari.dataset(task, None, None), task)
-    wild = SimpleNamespace(**{**vars(next(iter(suites.minari.load(short).iterate_episodes())))})
+        SUITE.read_pairs(SUITE.dataset(task, None, None), task)
+    wild = SimpleNamespace(**{**vars(next(iter(suites.minari.open_dataset(short).iterate_episodes())))})
     wild.actions = np.full_like(wild.actions, 3.0)
-    monkeypatch.setattr(type(suites.minari.load(short)), "iterate_episodes", lambda self: iter([wild]))
+    monkeypatch.setattr(type(suites.minari.open_dataset(short)), "iterate_episodes", lambda self: iter([wild]))
     with pytest.raises(InputError, match="outside the bounds"):
-        suites.minari.read_transitions(suites.minari.dataset(task, None, None), task)
+        SUITE.read_transitions(SUITE.dataset(task, None, None), task)

@@ -95,7 +95,7 @@ def measured(folder) -> dict[tuple[str, str], dict]:
 def others(tmp_path_factory):
     """A small dataset of other episodes."""
     workers, folder = Workers(2), tmp_path_factory.mktemp("others")
-    path = suites.metaworld.dataset(suites.resolve("drawer-open-v2"), folder, workers, Recipe(1, 1.0, 1, 30))
+    path = suites.SUITES["metaworld"].dataset(suites.resolve("drawer-open-v2"), folder, workers, Recipe(1, 1.0, 1, 30))
     workers.close()
     return path
 
@@ -115,7 +115,7 @@ def test_a_reward_is_judged_by_episodes_that_the_run_never_saw(whole, data_dir, 
         np.arange(0, len(flat), 24), 24)).reshape(rows.shape).sum(-1)  # fmt: skip
     right = ((each[:, 1] > each[:, 0]) == (p.label > 0.5))[p.label != 0.5]
     assert float(accuracy["value"]) == pytest.approx(right.mean(), abs=1e-5) and accuracy["pairs"] == "30"
-    t = suites.metaworld.read_transitions(others, run.task)
+    t = suites.SUITES["metaworld"].read_transitions(others, run.task)
     by_step = found["by step, other episodes", "pearson"]
     assert float(by_step["value"]) == pytest.approx(stats.pearsonr(reward.reward_of(run, t), t.reward)[0], abs=1e-4)
     assert by_step["value"] != found["by step", "pearson"]["value"] and by_step["pairs"] == ""
@@ -181,7 +181,7 @@ def test_correlations_with_a_constant_are_left_out():
 
 def test_rewards_of_pt_iql_are_those_that_it_trains_iql_on(whole, data_dir, monkeypatch):
     run, (own,) = read_run(whole("pt_iql"), data_dir), (data_dir / "metaworld").glob("drawer-open-v2*.hdf5")
-    p, t = reward.read_data(run)[0], suites.metaworld.read_transitions(own, run.task)
+    p, t = reward.read_data(run)[0], suites.SUITES["metaworld"].read_transitions(own, run.task)
     model = pt_iql.make_reward_model(run.args, 1, 39, 4).eval()
     model.load_state_dict(torch.load(run.folder / "reward.pt", weights_only=True)["model"])
     monkeypatch.setattr(pt_iql, "train_reward", lambda *_: model)

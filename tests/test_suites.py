@@ -33,11 +33,12 @@ from common.download import Remote, download
 from common.errors import InputError, Interrupted
 from common.rollouts import evaluate, rollout
 from common.suites import SUITES, d4rl, identify, resolve, robomimic
-from common.suites.base import ACTION_LIMIT, Labels
+from common.suites.base import ACTION_LIMIT, Labels, describe_episodes
 from common.workers import Workers
 from tests.conftest import REPOSITORY, SHIPPED, command, environment
 from tools import dataset, reward
 
+ROBOMIMIC, D4RL = SUITES["robomimic"], SUITES["d4rl"]
 LIFT, HOPPER = "lift-ph", "hopper-medium-expert-v2"
 OBS_SIZES = dict(zip(robomimic.OBS_KEYS, (10, 7, 7, 7, 7, 3, 4, 2, 2), strict=True))  # of Lift
 
@@ -146,6 +147,17 @@ def test_names():
     assert [len(SUITES[suite].names()) for suite in ("metaworld", "robomimic", "d4rl")] == [50, 6, 9]
     with pytest.raises(InputError, match="lift-ph"):
         identify("lift-hp")
+
+
+def test_what_a_suite_lacks_it_says_in_one_line(tmp_path):
+    suite, task = SUITES["gym"], resolve("Pendulum-v1")
+    assert suite.remote(task) is suite.score(task, 0.0) is None and suite.LABELS == {} and not suite.REPLAYS
+    for lacks, said in ((lambda: suite.dataset(task, tmp_path, None), "Pendulum-v1: has no data of its own"),
+                        (lambda: suite.read_labels(Labels(()), [], tmp_path, task), "labels are not by index"),
+                        (lambda: suite.read_episodes(tmp_path, task), "no states to make pictures from"),
+                        (lambda: suite.replay(None, None, 0), "no states to make pictures from")):  # fmt: skip
+        with pytest.raises(InputError, match=said):
+            lacks()
 
 
 # ---------------------------------------------------------------- files, written by hand from real episodes
@@ -398,7 +410,7 @@ def test_d4rl_file_without_timeouts(files, tmp_path, monkeypatch):
     timeout = d4rl.read_raw(path, resolve(HOPPER))[-1]
     assert np.flatnonzero(timeout).tolist() == [2, *range(7, len(timeout), 3)]
     assert 5 in d4rl.rows_of_labels(timeout) and 7 not in d4rl.rows_of_labels(timeout)
-    said = "\n".join(d4rl.describe_episodes([len(e.reward) for e in d4rl.read_episodes(path, resolve(HOPPER))], [0.0]))
+    said = "\n".join(describe_episodes([len(e.reward) for e in D4RL.read_episodes(path, resolve(HOPPER))], [0.0]))
     assert "episodes of" in said and "to 3 steps" in said
 
 
@@ -475,7 +487,7 @@ def server(monkeypatch, files):
     server = Server(("127.0.0.1", 0), Handler)
     server.content = (files["folder"] / "lift.npz").read_bytes()
     blob = hashlib.sha1(b"blob %d\0" % len(server.content) + server.content).hexdigest()
-    monkeypatch.setitem(robomimic.LABELS["human"], LIFT, lift_labels(server, "pairs.npz", blob))
+    monkeypatch.setitem(ROBOMIMIC.LABELS["human"], LIFT, lift_labels(server, "pairs.npz", blob))
     monkeypatch.delenv("IPL_DATA_DIR", raising=False)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -537,12 +549,12 @@ def test_wrong_content_and_a_cut_connection_leave_nothing(server, tmp_path):
 
 
 def test_no_server_and_no_such_file(server, tmp_path, monkeypatch):
-    monkeypatch.setitem(robomimic.LABELS["human"], LIFT, lift_labels(server, "missing.npz", "0" * 40))
+    monkeypatch.setitem(ROBOMIMIC.LABELS["human"], LIFT, lift_labels(server, "missing.npz", "0" * 40))
     with pytest.raises(InputError, match="404"):
         ensure_human(LIFT, tmp_path)
     monkeypatch.setattr(d4rl, "HOSTS", ("http://127.0.0.1:9",))
     with pytest.raises(InputError, match=r"http://127.0.0.1:9/hopper_medium_expert-v2.hdf5.*--no-use-replay"):
-        suites.dataset(resolve(HOPPER), tmp_path, Workers(1), WITHOUT)
+        suites.own_dataset(resolve(HOPPER), tmp_path, Workers(1), WITHOUT)
 
 
 def test_a_download_can_be_stopped(server, tmp_path):
@@ -628,7 +640,7 @@ def test_the_last_error_names_all_addresses(mirrors, tmp_path):
     assert said.endswith(f"put a copy at {tmp_path / 'lift.npz'}") and "\n" not in said and left(tmp_path) == []
 
 
-@pytest.mark.parametrize(("suite", "env", "name"), [(robomimic, LIFT, "lift.npz"), (d4rl, HOPPER, "hopper.npz")])
+@pytest.mark.parametrize(("suite", "env", "name"), [(ROBOMIMIC, LIFT, "lift.npz"), (D4RL, HOPPER, "hopper.npz")])
 def test_released_pairs_are_downloaded_and_trained_on(mirrors, files, tmp_path, monkeypatch, suite, env, name):
     """Without the offline dataset, which is not there: up to the buffer."""
     assert re.fullmatch(r"[0-9a-f]{40}", suite.LABELS["released"][env].files[0].blob)
@@ -649,12 +661,12 @@ def test_people_and_rewards_are_compared_on_the_same_pairs(mirrors, files, tmp_p
     label = human["label"].astype(float)
     cases = {"flipped": human | {"label": 1 - label}, "others": human | {"obs_1": human["obs_1"] + 1, "label": label}}
     monkeypatch.setattr(dataset, "find_dataset", lambda args, task: files["folder"] / "lift.hdf5")
-    monkeypatch.setitem(robomimic.LABELS["human"], LIFT, Labels((mirrors("lift.npz", "works"),)))
+    monkeypatch.setitem(ROBOMIMIC.LABELS["human"], LIFT, Labels((mirrors("lift.npz", "works"),)))
     for name, arrays in cases.items():
         (tmp_path / "robomimic").mkdir(exist_ok=True)
         np.savez(tmp_path / f"robomimic/{name}.npz", **arrays)
         at_hand = replace(mirrors("lift.npz"), name=f"robomimic/{name}.npz", blob="")
-        monkeypatch.setitem(robomimic.LABELS["released"], LIFT, Labels((at_hand,)))
+        monkeypatch.setitem(ROBOMIMIC.LABELS["released"], LIFT, Labels((at_hand,)))
         dataset.main(dataset.DatasetArgs(env=LIFT, labels=("human", "released"), data_dir=tmp_path))
         said = re.findall(r"labels of (\S+) and (\S+) agree: (\d+) % of the (\d+) pairs", capsys.readouterr().out)
         expected = [("lift.npz", "flipped.npz", "0", str((label != 0.5).sum()))]
@@ -662,10 +674,10 @@ def test_people_and_rewards_are_compared_on_the_same_pairs(mirrors, files, tmp_p
 
 
 def test_check_downloads_nothing(mirrors, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(d4rl.LABELS["human"], HOPPER, Labels((mirrors("hopper.npz", "refuses", "works"),)))
+    monkeypatch.setitem(D4RL.LABELS["human"], HOPPER, Labels((mirrors("hopper.npz", "refuses", "works"),)))
     for whose in ("crowd", "released"):
-        monkeypatch.delitem(d4rl.LABELS[whose], HOPPER)
-    monkeypatch.setattr(d4rl, "remote", lambda task: mirrors("hopper.hdf5", "refuses", "stalls"))
+        monkeypatch.delitem(D4RL.LABELS[whose], HOPPER)
+    monkeypatch.setattr(D4RL, "remote", lambda task: mirrors("hopper.hdf5", "refuses", "stalls"))
     monkeypatch.delenv("IPL_DATA_DIR", raising=False)
     arguments = dataset.DatasetArgs(env=HOPPER, data_dir=tmp_path, check=True)
     with pytest.raises(SystemExit, match="1"):
@@ -681,15 +693,15 @@ def test_check_downloads_nothing(mirrors, tmp_path, monkeypatch, capsys):
 # ---------------------------------------------------------------- labels by index
 @pytest.fixture(autouse=True)
 def labels_as_they_were(monkeypatch):
-    for whose, labels in d4rl.LABELS.items():
-        monkeypatch.setitem(d4rl.LABELS, whose, dict(labels))
+    for whose, labels in D4RL.LABELS.items():
+        monkeypatch.setitem(D4RL.LABELS, whose, dict(labels))
 
 
 def write_labels(folder: Path, env: str, whose: str, label, first, second, protocol: int = 2) -> Path:
     """Pickles as Uni-RLHF and DPPO released them, which from now on in this test may have any content."""
-    labels = d4rl.LABELS[whose][env]
-    d4rl.LABELS[whose][env] = replace(labels, files=tuple(replace(file, blob="") for file in labels.files))
-    for file, array in zip(d4rl.LABELS[whose][env].files, (label, first, second), strict=True):
+    labels = D4RL.LABELS[whose][env]
+    D4RL.LABELS[whose][env] = replace(labels, files=tuple(replace(file, blob="") for file in labels.files))
+    for file, array in zip(D4RL.LABELS[whose][env].files, (label, first, second), strict=True):
         path = folder / file.name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(array if isinstance(array, bytes) else pickle.dumps(np.asarray(array), protocol))
@@ -721,7 +733,7 @@ CROWDED = "halfcheetah-medium-v2"
 
 def read_crowd(folder: Path, path: Path, env: str = CROWDED, whose: str = "crowd"):
     labels = suites.labels_of(resolve(env), whose)
-    return d4rl.read_labels(labels, suites.fetch(labels, folder), path, resolve(env))
+    return D4RL.read_labels(labels, suites.fetch(labels, folder), path, resolve(env))
 
 
 def test_labels_by_index_count_as_d4rl_counts(cheetah, tmp_path, monkeypatch):
@@ -791,7 +803,7 @@ def test_ipl_iql_trains_on_crowd_labels(cheetah, tmp_path, monkeypatch):
     config = json.loads((tmp_path / "runs" / CROWDED / "ipl_iql/seed-1/config.json").read_text())
     assert config["args"]["preference_labels"] == "crowd" and set(config["dataset_fingerprint"]) == {
         "preferences", "dataset"}  # fmt: skip
-    path = tmp_path / "data" / d4rl.LABELS["crowd"][CROWDED].files[0].name
+    path = tmp_path / "data" / D4RL.LABELS["crowd"][CROWDED].files[0].name
     path.write_bytes(pickle.dumps(Hostile()))
     with pytest.raises(InputError, match="it would call"):
         train()
@@ -848,7 +860,7 @@ REAL = next((folder for folder in (Path(os.environ.get("IPL_DATA_DIR") or "data"
 def test_released_labels_by_index_are_what_the_tables_say():
     """All of them; and halfcheetah's, whose episodes all have 999 rows, stay inside them: the rows are d4rl's."""
     for whose, folder in (("crowd", "crowd"), ("human", "dppo")):
-        for env, labels in d4rl.LABELS[whose].items():
+        for env, labels in D4RL.LABELS[whose].items():
             if not labels.segment or not (REAL / folder).is_dir():
                 continue
             label, *start = (read_pickle(path) for path in suites.fetch(labels, REAL))

@@ -257,7 +257,7 @@ def find_dataset(args, task: Task, workers) -> Path:
     """--dataset, or the environment's own. InputError: it cannot be had."""
     if args.dataset:
         return Path(args.dataset)
-    return suites.dataset(task, args.data_dir, workers, "name one with --dataset FILE.hdf5")
+    return suites.own_dataset(task, args.data_dir, workers, "name one with --dataset FILE.hdf5")
 
 
 def kappa(a: dict[int, float], b: dict[int, float]) -> tuple[int, float, float]:

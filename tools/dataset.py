@@ -83,7 +83,7 @@ def find_dataset(args: DatasetArgs, task: Task) -> Path:
     workers = Workers(args.workers or available_cpus())
     try:
         recipe = Recipe(args.episodes, args.noise, args.seed, args.pairs)
-        return suites.dataset(task, args.data_dir, workers, "name one with --dataset FILE.hdf5", recipe)
+        return suites.own_dataset(task, args.data_dir, workers, "name one with --dataset FILE.hdf5", recipe)
     finally:
         workers.close()
 

@@ -1,30 +1,6 @@
 """Environments and their data, one suite a file. A new suite is one new file, and its name in SUITES.
 
-A suite's file has these functions:
-
-    names()                                  canonical ids, for the hint after a misspelt one
-    canonical(env)           -> str | None   the canonical id, or None: not an id of this suite
-    find(env, max_steps)     -> Task         its sizes. InputError: cannot be trained on
-    make(task, render)       -> gymnasium.Env  flat observations, actions in [-1, 1], `reset(seed=)`, upright pictures,
-                                             `info["success"]` where the task has a success
-    score(task, episode_return) -> float | None  D4RL's normalised score, where there is one
-    dataset(task, folder, workers, recipe) -> Path  its offline dataset, built or downloaded if it is not there
-    remote(task) -> Remote | None            where others host that dataset
-    read_transitions(path, task) -> Transitions  the offline dataset
-    write_rewards(path, task, target, reward, made)  a copy of it with other rewards (T,), those of `read_transitions`;
-                                             `made`: how, into its attributes
-    read_pairs(path, task)   -> Preferences  pairs labelled from the offline dataset's rewards
-    segment(task)            -> int          steps of a segment that people are shown
-    read_episodes(path, task) -> list[Episode]  the offline dataset's episodes, with what `replay` needs
-    replay(sim, episode, first) -> Iterator  places the environment `sim` in the episode's states from step `first` on;
-                                             `obs` (O,) of each, while `sim.render()` shows it
-    REPLAYS                  bool            whether there is a `replay`
-    describe(path, task)     -> list[str]    the offline dataset in a few lines
-    LABELS                                   whose labels ("human", "crowd", ...) -> canonical id -> Labels
-
-and, where labels are by index, read_labels(labels, files, path, task) -> Preferences.
-
-What a suite does not have raises InputError and says what to do instead. No torch is imported here.
+What a suite must have and may have are the methods of `Suite` (common/suites/suite.py). No torch is imported here.
 """
 
 from __future__ import annotations
@@ -40,10 +16,21 @@ import gymnasium
 from common.download import Remote, download, is_released
 from common.errors import InputError, simulator_remedy
 from common.locks import build_once
-from common.suites import d4rl, gym, metaworld, minari, robomimic
 from common.suites.base import Labels, Recipe, Task
+from common.suites.d4rl import D4RLSuite
+from common.suites.gym import GymSuite
+from common.suites.metaworld import MetaWorldSuite
+from common.suites.minari import MinariSuite, require_environment
+from common.suites.robomimic import RobomimicSuite
+from common.suites.suite import Suite
 
-SUITES = {"metaworld": metaworld, "robomimic": robomimic, "d4rl": d4rl, "minari": minari, "gym": gym}
+SUITES: dict[str, Suite] = {
+    "metaworld": MetaWorldSuite(),
+    "robomimic": RobomimicSuite(),
+    "d4rl": D4RLSuite(),
+    "minari": MinariSuite(),
+    "gym": GymSuite(),  # last: what stands before a colon, it imports
+}
 
 
 def identify(env: str) -> tuple[str, str]:
@@ -52,10 +39,10 @@ def identify(env: str) -> tuple[str, str]:
     Raises:
         InputError: no such environment; names the nearest ones.
     """
-    for suite, module in SUITES.items():
-        if (name := module.canonical(env)) is not None:
-            return suite, name
-    names = {name.lower(): name for module in SUITES.values() for name in module.names()}
+    for key, suite in SUITES.items():
+        if (name := suite.canonical(env)) is not None:
+            return key, name
+    names = {name.lower(): name for suite in SUITES.values() for name in suite.names()}
     near = [names[name] for name in difflib.get_close_matches(env.lower(), names, n=3)]
     known = ("try drawer-open-v2 (MetaWorld), lift-ph (robomimic), hopper-medium-expert-v2 (D4RL), a Gymnasium id, "
              "or your own as my_package:My-v0")  # fmt: skip
@@ -64,7 +51,7 @@ def identify(env: str) -> tuple[str, str]:
 
 def env_of(dataset: str) -> str:
     """The environment that a dataset brings with it, or an empty string."""
-    return minari.canonical(dataset) or ""
+    return SUITES["minari"].canonical(dataset) or ""
 
 
 def resolve(env: str, max_steps: int = 0, dataset: str = "") -> Task:
@@ -76,8 +63,8 @@ def resolve(env: str, max_steps: int = 0, dataset: str = "") -> Task:
         InputError: no such environment, or none that can be trained on.
     """
     if env_of(dataset):
-        return minari.find(dataset, max_steps, env)
-    suite, name = identify(env)
+        require_environment(dataset, env)
+    suite, name = identify(env_of(dataset) or env)
     return SUITES[suite].find(name, max_steps)
 
 
@@ -102,7 +89,7 @@ def score(task: Task, episode_return: float) -> float | None:
     return SUITES[task.suite].score(task, episode_return)
 
 
-def dataset(task: Task, folder: Path, workers, advice: str, recipe: Recipe = Recipe()) -> Path:  # noqa: B008 (frozen)
+def own_dataset(task: Task, folder: Path, workers, advice: str, recipe: Recipe = Recipe()) -> Path:  # noqa: B008 (frozen)
     """The task's own offline dataset, built or downloaded if it is not there.
 
     Args:

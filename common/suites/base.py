@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from common.arrays import ONE_ARRAY, read_arrays, read_pickle, write_hdf5
+from common.arrays import ONE_ARRAY, read_arrays, read_pickle
 from common.download import Remote, on_github
 from common.errors import InputError
 from common.locks import atomic
@@ -166,7 +166,7 @@ def hint_at_units(path: Path, action: np.ndarray, task: Task) -> None:
              "were they rescaled to [-1, 1]? 2 (action - low) / (high - low) - 1 does it")  # fmt: skip
 
 
-LABELS = "0 (first preferred), 0.5 (tie) and 1 (second preferred)"
+OUR_LABELS = "0 (first preferred), 0.5 (tie) and 1 (second preferred)"
 OTHER_LABELS = {
     (1, 2): "label - 1",
     (-1, 1): "(label + 1) / 2",
@@ -191,7 +191,7 @@ def check_labels(path: Path, label: np.ndarray, pairs: int) -> np.ndarray:
         values = np.unique(label)
         made = OTHER_LABELS.get(tuple(values.tolist()), "make the file again")
         shown = ", ".join(f"{value:g}" for value in values[:5])
-        raise InputError(f"{path}: 'label' holds {shown}; wanted are {LABELS}: {made}")
+        raise InputError(f"{path}: 'label' holds {shown}; wanted are {OUR_LABELS}: {made}")
     if not pairs:
         raise InputError(f"{path}: 'label' is empty; there is nothing to learn from")
     return label
@@ -329,90 +329,3 @@ def copy_with_rewards(path: Path, target: str, columns: dict[str, np.ndarray], m
                 del file[name]  # its type may be another, even whole numbers
                 file[name] = column.astype(np.float32)
             file.attrs["protocol"] = json.dumps(made)
-
-
-# ---------------------------------------------------------------- this code's own HDF5
-def read_rows(path: Path, task: Task) -> dict[str, np.ndarray]:
-    """The checked rows of an HDF5 in the layout of docs/data.md: obs, action, reward, episodes/row, episodes/length.
-
-    An episode of n steps has n + 1 rows; the last one holds the final observation and zeros.
-
-    Raises:
-        InputError: a key is missing, a shape or number is wrong, or the file is another environment's.
-    """
-    arrays = read_arrays(path)
-    require(path, arrays, ("obs", "action", "reward", "episodes/row", "episodes/length"))
-    made_for, schema = arrays["protocol"].get("env", task.env), arrays["protocol"].get("schema", SCHEMA)
-    if made_for != task.env:
-        raise InputError(f"{path}: was built for {made_for}, not for {task.env}; name a file of that one")
-    if schema != SCHEMA:
-        raise InputError(f"{path}: has schema {schema}, this code reads {SCHEMA}; build it with this code")
-    rows = len(check(path, "obs", arrays["obs"], (None, task.obs_dim)))
-    arrays["action"] = check_actions(path, "action", arrays["action"], (rows, task.act_dim))
-    hint_at_units(path, arrays["action"], task)
-    check(path, "reward", arrays["reward"], (rows,))
-    for name in ("episodes/row", "episodes/length"):
-        if arrays[name].dtype.kind in "iu":
-            arrays[name] = arrays[name].astype(np.int64)  # sums of small types would wrap
-    number = len(check(path, "episodes/row", arrays["episodes/row"], (None,), 0, rows - 1, np.integer))
-    check(path, "episodes/length", arrays["episodes/length"], (number,), 1, rows, np.integer)
-    if not number:
-        raise InputError(f"{path}: 'episodes/row' is empty; there is nothing to learn from")
-    if (arrays["episodes/row"] + arrays["episodes/length"]).max() >= rows:
-        raise InputError(f"{path}: 'episodes/length' points past the last row; make the file again")
-    return arrays
-
-
-def steps_of(arrays: dict[str, np.ndarray]) -> np.ndarray:  # -> (T,)
-    """The rows of `read_rows` at which an action was taken, episode by episode."""
-    episodes = zip(arrays["episodes/row"], arrays["episodes/length"], strict=True)
-    return np.concatenate([row + np.arange(n) for row, n in episodes])
-
-
-def rewards_into_rows(path: Path, task: Task, target: str, reward: np.ndarray, made: dict) -> None:
-    """A copy of an HDF5 of `read_rows` with the rewards of `transitions_of_rows`; `made` joins its `protocol`."""
-    new, step, arrays = require_target(path, target), steps_of(read_rows(path, task)), read_arrays(path)
-    protocol, column = arrays.pop("protocol") | made, np.zeros(len(arrays["obs"]), np.float32)
-    column[step] = reward
-    write_hdf5(new, arrays | {"reward": column}, protocol)
-
-
-def transitions_of_rows(path: Path, task: Task) -> Transitions:
-    """Every step of every episode of `read_rows`; `terminal` (T,) where the file has it, else none is terminal."""
-    arrays = read_rows(path, task)
-    step = steps_of(arrays)
-    obs, reward, terminal = arrays["obs"], arrays["reward"][step], arrays.get("terminal")
-    if terminal is not None:
-        terminal = check(path, "terminal", terminal, (len(obs),), 0, 1)[step].astype(np.float32)
-    return Transitions(obs[step], arrays["action"][step], reward, obs[step + 1],
-                       np.zeros_like(reward) if terminal is None else terminal)  # fmt: skip
-
-
-def describe_rows(path: Path, task: Task, segment: int) -> list[str]:
-    """The episodes of `read_rows`, and the pairs where there are some."""
-    arrays = read_rows(path, task)
-    steps = [slice(row, row + n) for row, n in
-             zip(arrays["episodes/row"], arrays["episodes/length"], strict=True)]  # fmt: skip
-    lines = describe_episodes(arrays["episodes/length"].tolist(), [arrays["reward"][part].sum() for part in steps])
-    return lines + (describe_pairs(pairs_of_rows(path, task, segment)) if "preferences/start" in arrays else [])
-
-
-def pairs_of_rows(path: Path, task: Task, segment: int) -> Preferences:
-    """The pairs that an HDF5 of `read_rows` holds: preferences/start (P, 2) and preferences/label (P,)."""
-    arrays = read_rows(path, task)
-    require(path, arrays, ("preferences/start", "preferences/label"))
-    length = arrays["protocol"].get("segment", segment)
-    if not isinstance(length, int) or not 1 <= length <= len(arrays["obs"]):
-        raise InputError(f"{path}: its protocol has segments of {length!r} steps; make the file again")
-    last = len(arrays["obs"]) - length
-    start = check(path, "preferences/start", arrays["preferences/start"], (None, 2), 0, last, np.integer)
-    label = check_labels(path, arrays["preferences/label"], len(start))
-    row, steps = arrays["episodes/row"], arrays["episodes/length"]
-    order = np.argsort(row)
-    episode = order[np.maximum(np.searchsorted(row[order], start, side="right") - 1, 0)]
-    inside = (start >= row[episode]) & (start + length <= row[episode] + steps[episode])
-    if not inside.all():
-        raise InputError(f"{path}: {(~inside).sum()} segments of {length} steps from 'preferences/start' cross an "
-                         "episode's end; draw first rows from row to row + length - steps")  # fmt: skip
-    gamma = float(arrays["protocol"].get("gamma", 1.0))
-    return Preferences(arrays["obs"], arrays["action"], start, label, length, arrays["reward"], gamma)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
 
 from common.arrays import read_arrays
-from common.download import Remote, download, on_github
+from common.download import Remote, on_github
 from common.errors import InputError
-from common.locks import build_once
 from common.suites.base import (
     Episode,
     Labels,
     Preferences,
-    Recipe,
     Task,
     Transitions,
     check,
@@ -29,6 +28,7 @@ from common.suites.base import (
     released_by_ipl,
     require,
 )
+from common.suites.suite import Suite
 
 HOSTS = ("https://huggingface.co/datasets/imone/D4RL/resolve/main",
          "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2")  # fmt: skip
@@ -115,60 +115,106 @@ RELEASED = {  # the human pairs labelled by reward
     "walker2d-medium-replay-v2": (
         "walker2d-medium-replay-v2/num500_script_train.npz", "3f6fc8d7bed67a7b262553f3aa099dd10dbefc84"),
 }  # fmt: skip
-LABELS = {
-    "human": {env: released_by_ipl(f"preference_transformer/{name}", blob) for env, (name, blob) in HUMAN.items()}
-    | {env: dppo(env, *files) for env, files in BY_INDEX.items()},
-    "crowd": {env: uni_rlhf(env, *files) for env, files in CROWD.items()},
-    "released": {
-        env: released_by_ipl(f"preference_transformer/{name}", blob) for env, (name, blob) in RELEASED.items()
-    },
-}
 HORIZON = 1000
 """steps after which an episode is cut off"""
-REPLAYS = True
-SEGMENT = 100
-"""steps of a segment, as long as those that people labelled"""
 
 
-def names() -> list[str]:
-    return [f"{task}-{kind}-v2" for task in SIMS for kind in ("medium", "medium-replay", "medium-expert")]
+class D4RLSuite(Suite):
+    LABELS: ClassVar = {
+        "human": {env: released_by_ipl(f"preference_transformer/{name}", blob) for env, (name, blob) in HUMAN.items()}
+        | {env: dppo(env, *files) for env, files in BY_INDEX.items()},
+        "crowd": {env: uni_rlhf(env, *files) for env, files in CROWD.items()},
+        "released": {
+            env: released_by_ipl(f"preference_transformer/{name}", blob) for env, (name, blob) in RELEASED.items()
+        },
+    }
+    REPLAYS = True
 
+    def names(self) -> list[str]:
+        return [f"{task}-{kind}-v2" for task in SIMS for kind in ("medium", "medium-replay", "medium-expert")]
 
-def canonical(env: str) -> str | None:
-    name = f"{env.removesuffix('-v2').removesuffix('-v3')}-v2"
-    return name if name in names() else None
+    def canonical(self, env: str) -> str | None:
+        name = f"{env.removesuffix('-v2').removesuffix('-v3')}-v2"
+        return name if name in self.names() else None
 
+    def find(self, env: str, max_steps: int) -> Task:
+        _, obs_dim, act_dim, *_ = SIMS[env.split("-")[0]]
+        return Task("d4rl", env, obs_dim, act_dim, max_steps)
 
-def find(env: str, max_steps: int) -> Task:
-    _, obs_dim, act_dim, *_ = SIMS[env.split("-")[0]]
-    return Task("d4rl", env, obs_dim, act_dim, max_steps)
+    def make(self, task: Task, render: bool = False) -> gymnasium.Env:
+        """Gymnasium's -v4 is the nearest to the environments of the datasets; -v5 has other observations."""
+        gymnasium.logger.min_level = gymnasium.logger.ERROR  # it would advise -v5
+        extra = {"render_mode": "rgb_array", "camera_name": "track"} if render else {}  # else it walks out of sight
+        extra |= {"max_episode_steps": task.max_steps} if task.max_steps else {}  # a wrapper could not lengthen them
+        return gymnasium.make(SIMS[task.env.split("-")[0]][0], disable_env_checker=True, **extra)
 
+    def score(self, task: Task, episode_return: float) -> float:
+        *_, low, high = SIMS[task.env.split("-")[0]]
+        return 100 * (episode_return - low) / (high - low)
 
-def make(task: Task, render: bool = False) -> gymnasium.Env:
-    """Gymnasium's -v4 is the nearest to the environments of the datasets; -v5 has other observations."""
-    gymnasium.logger.min_level = gymnasium.logger.ERROR  # it would advise -v5
-    extra = {"render_mode": "rgb_array", "camera_name": "track"} if render else {}  # else it walks out of sight
-    extra |= {"max_episode_steps": task.max_steps} if task.max_steps else {}  # a wrapper could not lengthen them
-    return gymnasium.make(SIMS[task.env.split("-")[0]][0], disable_env_checker=True, **extra)
+    def remote(self, task: Task) -> Remote:
+        name = f"{task.env.removesuffix('-v2').replace('-', '_')}-v2.hdf5"
+        return Remote(f"d4rl/{name}", tuple(f"{host}/{name}" for host in HOSTS))
 
+    def read_transitions(self, path: Path, task: Task) -> Transitions:
+        """Like D4RL's `qlearning_dataset`: a time limit ends an episode without a terminal state, and that step, whose
+        next observation is another episode's, is left out, as is the file's last one. Unlike it, a step that is
+        terminal is kept: one that runs into the time limit too, and the file's last. (In IPL's reader a step at the
+        time limit leads to its own observation, and an episode within which the file ends is left out.)
+        """
+        obs, action, reward, terminal, timeout = read_raw(path, task)
+        keep = kept(terminal, timeout)
+        # nothing follows a terminal state: the row itself stands in, and its value is multiplied by zero
+        follows = np.where(terminal[keep], keep, keep + 1)
+        return Transitions(obs[keep], action[keep], reward[keep], obs[follows], terminal[keep].astype(np.float32))
 
-def score(task: Task, episode_return: float) -> float:
-    *_, low, high = SIMS[task.env.split("-")[0]]
-    return 100 * (episode_return - low) / (high - low)
+    def write_rewards(self, path: Path, task: Task, target: str, reward: np.ndarray, made: dict) -> None:
+        """Steps that `read_transitions` leaves out get 0."""
+        _, _, column, terminal, timeout = read_raw(path, task)
+        column = np.zeros_like(column)
+        column[kept(terminal, timeout)] = reward
+        copy_with_rewards(path, target, {"rewards": column}, made)
+
+    def describe(self, path: Path, task: Task) -> list[str]:
+        """In the file's own rewards; those of pairs are scaled, see `read_raw`."""
+        raw = read_arrays(path, lambda name: name == "rewards")["rewards"].astype(np.float64)
+        lengths = [len(episode.reward) for episode in self.read_episodes(path, task)]
+        returns = np.add.reduceat(raw, np.cumsum([0, *lengths[:-1]])).tolist()
+        transitions = f"{len(self.read_transitions(path, task).obs)} transitions"
+        return [transitions, *describe_episodes(lengths, returns), *describe_pairs(self.read_pairs(path, task))]
+
+    def segment(self, task: Task) -> int:
+        return 100  # as long as those that people labelled
+
+    def read_pairs(self, path: Path, task: Task) -> Preferences:
+        return pairs_of_transitions(path, self.read_transitions(path, task), self.segment(task))
+
+    def read_labels(self, labels: Labels, files: list[Path], path: Path, task: Task) -> Preferences:
+        obs, action, reward, terminal, timeout = read_raw(path, task)
+        keep = rows_of_labels(timeout)
+        episode = np.cumsum(np.append(False, (terminal | timeout)[:-1]))[keep]
+        rows = Preferences(obs[keep], action[keep], np.empty((0, 2)), np.empty(0), labels.segment, reward[keep])
+        return pairs_by_index(labels, files, path, rows, episode)
+
+    def read_episodes(self, path: Path, task: Task) -> list[Episode]:
+        obs, action, reward, terminal, timeout = read_raw(path, task)
+        ends = np.append(np.flatnonzero((terminal | timeout)[:-1]) + 1, len(obs))
+        return [Episode(obs[i:j], action[i:j], reward[i:j], {})
+                for i, j in zip(np.append(0, ends[:-1]), ends, strict=True)]  # fmt: skip
+
+    def replay(self, sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
+        """From the observations, which lack only the position along the track: it is the sum of the speeds. (The
+        `infos` of some files belong to other steps: github.com/Farama-Foundation/D4RL/issues/100.)
+        """
+        sim.reset()
+        target, position = sim.unwrapped, 0.0
+        for obs in episode.obs[first:].astype(np.float64):
+            target.set_state(np.append(position, obs[: target.model.nq - 1]), obs[target.model.nq - 1 :])
+            position += target.data.qvel[0] * target.dt
+            yield target._get_obs()
 
 
 # ---------------------------------------------------------------- data
-def remote(task: Task) -> Remote:
-    name = f"{task.env.removesuffix('-v2').replace('-', '_')}-v2.hdf5"
-    return Remote(f"d4rl/{name}", tuple(f"{host}/{name}" for host in HOSTS))
-
-
-def dataset(task: Task, folder: Path, workers, recipe: Recipe | None = None) -> Path:
-    file = remote(task)
-    path = folder / file.name
-    return build_once(path, lambda: download(file, path, workers.stop), workers.stop)
-
-
 def read_raw(path: Path, task: Task) -> tuple[np.ndarray, ...]:
     """D4RL's HDF5 as it is: obs (T, O), action (T, A), reward, terminal, timeout (T,), the last one as counted by
     `at_time_limit` where the file has no `timeouts`.
@@ -203,31 +249,10 @@ def at_time_limit(terminal: np.ndarray) -> np.ndarray:
     return (row - first) % HORIZON == HORIZON - 1
 
 
-def read_transitions(path: Path, task: Task) -> Transitions:
-    """Like D4RL's `qlearning_dataset`: a time limit ends an episode without a terminal state, and that step, whose next
-    observation is another episode's, is left out, as is the file's last one. Unlike it, a step that is terminal is
-    kept: one that runs into the time limit too, and the file's last. (In IPL's reader a step at the time limit leads to
-    its own observation, and an episode within which the file ends is left out.)
-    """
-    obs, action, reward, terminal, timeout = read_raw(path, task)
-    keep = kept(terminal, timeout)
-    # nothing follows a terminal state: the row itself stands in, and its value is multiplied by zero
-    follows = np.where(terminal[keep], keep, keep + 1)
-    return Transitions(obs[keep], action[keep], reward[keep], obs[follows], terminal[keep].astype(np.float32))
-
-
 def kept(terminal: np.ndarray, timeout: np.ndarray) -> np.ndarray:
     """The rows that `read_transitions` keeps."""
     keep = np.flatnonzero(terminal | ~timeout)
     return keep[(keep < len(terminal) - 1) | terminal[keep]]
-
-
-def write_rewards(path: Path, task: Task, target: str, reward: np.ndarray, made: dict) -> None:
-    """Steps that `read_transitions` leaves out get 0."""
-    _, _, column, terminal, timeout = read_raw(path, task)
-    column = np.zeros_like(column)
-    column[kept(terminal, timeout)] = reward
-    copy_with_rewards(path, target, {"rewards": column}, made)
 
 
 def rows_of_labels(timeout: np.ndarray) -> np.ndarray:
@@ -235,47 +260,3 @@ def rows_of_labels(timeout: np.ndarray) -> np.ndarray:
     a time limit, terminal or not, and the file's last. `read_transitions` keeps more, and must not number labels.
     """
     return np.flatnonzero(~timeout[:-1])
-
-
-def read_labels(labels: Labels, files: list[Path], path: Path, task: Task) -> Preferences:
-    obs, action, reward, terminal, timeout = read_raw(path, task)
-    keep = rows_of_labels(timeout)
-    episode = np.cumsum(np.append(False, (terminal | timeout)[:-1]))[keep]
-    rows = Preferences(obs[keep], action[keep], np.empty((0, 2)), np.empty(0), labels.segment, reward[keep])
-    return pairs_by_index(labels, files, path, rows, episode)
-
-
-def read_pairs(path: Path, task: Task) -> Preferences:
-    return pairs_of_transitions(path, read_transitions(path, task), SEGMENT)
-
-
-def segment(task: Task) -> int:
-    return SEGMENT
-
-
-def read_episodes(path: Path, task: Task) -> list[Episode]:
-    obs, action, reward, terminal, timeout = read_raw(path, task)
-    ends = np.append(np.flatnonzero((terminal | timeout)[:-1]) + 1, len(obs))
-    return [Episode(obs[i:j], action[i:j], reward[i:j], {})
-            for i, j in zip(np.append(0, ends[:-1]), ends, strict=True)]  # fmt: skip
-
-
-def replay(sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
-    """From the observations, which lack only the position along the track: it is the sum of the speeds. (The `infos` of
-    some files belong to other steps: github.com/Farama-Foundation/D4RL/issues/100.)
-    """
-    sim.reset()
-    target, position = sim.unwrapped, 0.0
-    for obs in episode.obs[first:].astype(np.float64):
-        target.set_state(np.append(position, obs[: target.model.nq - 1]), obs[target.model.nq - 1 :])
-        position += target.data.qvel[0] * target.dt
-        yield target._get_obs()
-
-
-def describe(path: Path, task: Task) -> list[str]:
-    """In the file's own rewards; those of pairs are scaled, see `read_raw`."""
-    raw = read_arrays(path, lambda name: name == "rewards")["rewards"].astype(np.float64)
-    lengths = [len(episode.reward) for episode in read_episodes(path, task)]
-    returns = np.add.reduceat(raw, np.cumsum([0, *lengths[:-1]])).tolist()
-    kept = f"{len(read_transitions(path, task).obs)} transitions"
-    return [kept, *describe_episodes(lengths, returns), *describe_pairs(read_pairs(path, task))]

@@ -11,7 +11,6 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
@@ -19,56 +18,49 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from common.errors import InputError, simulator_remedy
-from common.suites.base import (
-    Episode,
-    Preferences,
-    Recipe,
-    Task,
-    Transitions,
-    describe_rows,
-    pairs_of_rows,
-    rewards_into_rows,
-    transitions_of_rows,
-)
-
-LABELS: dict[str, dict] = {}
-REPLAYS = False
-SEGMENT = 25
-"""steps of a segment of an own HDF5 that does not say"""
+from common.suites.base import Task
+from common.suites.suite import Suite
 
 
-def names() -> list[str]:
-    return list(gymnasium.registry)
+class GymSuite(Suite):
+    def names(self) -> list[str]:
+        return list(gymnasium.registry)
+
+    def canonical(self, env: str) -> str | None:
+        """`my_package:My-v0` imports the module, which registers the id.
+
+        Raises:
+            InputError: it cannot be imported, or registers no such id.
+        """
+        module, colon, name = env.rpartition(":")
+        if colon:
+            see_modules_here()
+            try:
+                importlib.import_module(module)
+            except Exception as error:  # whatever the user's module raises
+                reason = (str(error).splitlines() or [""])[0]
+                raise InputError(f"--env {env}: the module {module} cannot be imported ({type(error).__name__}: "
+                                 f"{reason}); start in its folder, or put that on PYTHONPATH") from None  # fmt: skip
+            if name not in gymnasium.registry:
+                near = difflib.get_close_matches(name, gymnasium.registry, n=3)
+                hint = f"did you mean {', '.join(near)}?" if near else f"{module} must call gymnasium.register"
+                raise InputError(f"--env {env}: {module} does not register {name}; {hint}")
+        return env if name in gymnasium.registry else None
+
+    def find(self, env: str, max_steps: int) -> Task:
+        """Makes the environment once and reads its spaces."""
+        sim = _make(env, False, max_steps)
+        return Task("gym", env, *sizes(env, sim, max_steps), max_steps, *bounds(sim.action_space))
+
+    def make(self, task: Task, render: bool = False) -> gymnasium.Env:
+        return wrap(_make(task.env, render, task.max_steps))
 
 
-def canonical(env: str) -> str | None:
-    """`my_package:My-v0` imports the module, which registers the id. InputError: it cannot be imported, or does not."""
-    module, colon, name = env.rpartition(":")
-    if colon:
-        see_modules_here()
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # whatever the user's module raises
-            reason = (str(error).splitlines() or [""])[0]
-            raise InputError(f"--env {env}: the module {module} cannot be imported ({type(error).__name__}: {reason}); "
-                             "start in its folder, or put that on PYTHONPATH") from None  # fmt: skip
-        if name not in gymnasium.registry:
-            near = difflib.get_close_matches(name, gymnasium.registry, n=3)
-            hint = f"did you mean {', '.join(near)}?" if near else f"{module} must call gymnasium.register"
-            raise InputError(f"--env {env}: {module} does not register {name}; {hint}")
-    return env if name in gymnasium.registry else None
-
-
+# ---------------------------------------------------------------- the environment
 def see_modules_here() -> None:
     """Let a module be imported beside which the user stands."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-
-
-def find(env: str, max_steps: int) -> Task:
-    """Makes the environment once and reads its spaces. InputError: it cannot be made, or not be trained on."""
-    sim = _make(env, False, max_steps)
-    return Task("gym", env, *sizes(env, sim, max_steps), max_steps, *bounds(sim.action_space))
 
 
 def bounds(action: Box) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -142,10 +134,6 @@ def flattens(space: gymnasium.Space) -> bool:
     return isinstance(space, Box | Discrete | MultiBinary | MultiDiscrete) and not image
 
 
-def make(task: Task, render: bool = False) -> gymnasium.Env:
-    return wrap(_make(task.env, render, task.max_steps))
-
-
 def wrap(sim: gymnasium.Env) -> gymnasium.Env:
     """Flat observations, actions in [-1, 1]."""
     if not isinstance(sim.observation_space, Box) or len(sim.observation_space.shape) != 1:
@@ -165,43 +153,3 @@ def _make(env: str, render: bool, max_steps: int) -> gymnasium.Env:
         raise InputError(
             f"--env {env}: cannot be made ({type(error).__name__}: {reason}){way and '; ' + way}"
         ) from None
-
-
-def score(task: Task, episode_return: float) -> None:
-    return None
-
-
-# ---------------------------------------------------------------- data
-def remote(task: Task) -> None:
-    return None
-
-
-def dataset(task: Task, folder: Path, workers, recipe: Recipe | None = None) -> Path:
-    raise InputError(f"--env {task.env}: has no data of its own (docs/data.md says how to make them)")
-
-
-def read_transitions(path: Path, task: Task) -> Transitions:
-    return transitions_of_rows(path, task)
-
-
-write_rewards = rewards_into_rows
-
-
-def read_pairs(path: Path, task: Task) -> Preferences:
-    return pairs_of_rows(path, task, SEGMENT)
-
-
-def segment(task: Task) -> int:
-    return SEGMENT
-
-
-def read_episodes(path: Path, task: Task) -> list[Episode]:
-    raise NotImplementedError("there are no states to make pictures from")
-
-
-def replay(sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
-    raise NotImplementedError("there are no states to make pictures from")
-
-
-def describe(path: Path, task: Task) -> list[str]:
-    return describe_rows(path, task, SEGMENT)

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -22,23 +23,8 @@ from common.arrays import write_hdf5
 from common.errors import InputError
 from common.locks import build_once
 from common.seeds import of_dataset, seed_of
-from common.suites.base import (
-    ACTION_LIMIT,
-    SCHEMA,
-    Episode,
-    Preferences,
-    Recipe,
-    Task,
-    Transitions,
-    describe_rows,
-    draw_pairs,
-    hint_at_limit,
-    pairs_of_rows,
-    read_rows,
-    released_by_ipl,
-    rewards_into_rows,
-    transitions_of_rows,
-)
+from common.suites.base import ACTION_LIMIT, SCHEMA, Episode, Recipe, Task, draw_pairs, hint_at_limit, released_by_ipl
+from common.suites.suite import Suite, episodes_of, read_rows
 
 TASKS = (
     "assembly basketball bin-picking box-close button-press button-press-topdown button-press-topdown-wall "
@@ -62,24 +48,70 @@ RELEASED = {  # task: git blob id of the 10,000 pairs that IPL's authors release
     "plate-slide": "ff43d6ec1c2e11040059ebef0b7ae9b81be64461",
     "sweep-into": "0f912cee0dc5c9592dbf5e5baa0638f378c49e56",
 }
-LABELS = {"released": {f"{task}-v2": released_by_ipl(f"metaworld/{task}_10000.npz", blob)
-                       for task, blob in RELEASED.items()}}  # fmt: skip
-REPLAYS = True
 SEGMENT, GAMMA = 25, 0.99  # length and label discount of the preference segments
 
 
-def names() -> list[str]:
-    return [f"{task}-v2" for task in TASKS]
+class MetaWorldSuite(Suite):
+    LABELS: ClassVar = {"released": {f"{task}-v2": released_by_ipl(f"metaworld/{task}_10000.npz", blob)
+                                     for task, blob in RELEASED.items()}}  # fmt: skip
+    REPLAYS = True
 
+    def names(self) -> list[str]:
+        return [f"{task}-v2" for task in TASKS]
 
-def canonical(env: str) -> str | None:
-    stem = env.removesuffix("-v2").removesuffix("-v3")
-    return f"{stem}-v2" if stem in TASKS else None
+    def canonical(self, env: str) -> str | None:
+        stem = env.removesuffix("-v2").removesuffix("-v3")
+        return f"{stem}-v2" if stem in TASKS else None
 
+    def find(self, env: str, max_steps: int) -> Task:
+        hint_at_limit(env, max_steps, HORIZON)
+        return Task("metaworld", env, 39, 4, max_steps)
 
-def find(env: str, max_steps: int) -> Task:
-    hint_at_limit(env, max_steps, HORIZON)
-    return Task("metaworld", env, 39, 4, max_steps)
+    def make(self, task: Task, render: bool = False) -> gymnasium.Env:
+        return MetaWorld(task.env, render=render)
+
+    def dataset(self, task: Task, folder: Path, workers, recipe: Recipe = Recipe()) -> Path:  # noqa: B008 (frozen)
+        what = f"episodes-{recipe.episodes}_noise-{recipe.noise:g}_pairs-{recipe.pairs}_seed-{recipe.seed}"
+        path = folder / "metaworld" / f"{task.env}_{what}.hdf5"
+        return build_once(path, lambda: build(path, task.env, recipe, workers), workers.stop)
+
+    def describe(self, path: Path, task: Task) -> list[str]:
+        """Of a dataset that `build` wrote also success rate, length and return of each kind of episode."""
+        arrays, whole = read_rows(path, task), super().describe(path, task)
+        if not {"episodes/kind", "success"} <= arrays.keys():
+            return whole
+        lines, steps = [f"{'kind':8} episodes  success  length   return"], episodes_of(arrays)
+        for k, kind in enumerate(KINDS):
+            chosen = np.flatnonzero(arrays["episodes/kind"] == k)
+            length = arrays["episodes/length"][chosen]
+            success = np.mean([arrays["success"][steps[i]].max() for i in chosen])
+            returns = np.mean([arrays["reward"][steps[i]].sum() for i in chosen])
+            lines.append(f"{kind:8} {len(chosen):8} {success:8.2f} {length.mean():7.1f} {returns:8.1f}")
+        return [*lines, *whole]
+
+    def segment(self, task: Task) -> int:
+        return SEGMENT
+
+    def read_episodes(self, path: Path, task: Task) -> list[Episode]:
+        """Of a dataset that `build` wrote: each is replayed from its seed.
+
+        Raises:
+            InputError: the file does not say its seed.
+        """
+        arrays = read_rows(path, task)
+        seed = arrays["protocol"].get("seed")
+        if not isinstance(seed, int):
+            raise InputError(f"{path}: names no seed to replay its episodes from; take one that tools.dataset built")
+        return [Episode(arrays["obs"][part], arrays["action"][part], arrays["reward"][part],
+                        {"seed": seed_of(*of_dataset(seed, number, 0))})
+                for number, part in enumerate(episodes_of(arrays))]  # fmt: skip
+
+    def replay(self, sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
+        obs = sim.reset(seed=episode.state["seed"])[0]
+        for t, action in enumerate(episode.action):
+            if t >= first:
+                yield obs
+            obs = sim.step(action)[0]
 
 
 # ---------------------------------------------------------------- the environment
@@ -129,17 +161,9 @@ class MetaWorld(gymnasium.Env):
         self.sim.close()
 
 
-def make(task: Task, render: bool = False) -> gymnasium.Env:
-    return MetaWorld(task.env, render=render)
-
-
-def score(task: Task, episode_return: float) -> None:
-    return None
-
-
 # ---------------------------------------------------------------- collection, inside a worker
 @functools.cache
-def simulator(env: str, goal_visible: bool) -> MetaWorld:
+def sim_of(env: str, goal_visible: bool) -> MetaWorld:
     """One a worker."""
     return MetaWorld(env, goal_visible)
 
@@ -157,8 +181,8 @@ def collect(env: str, seed: int, noise: float, kind: str, other: str, numbers: l
     from metaworld.policies import ENV_POLICY_MAP
 
     warnings.filterwarnings("ignore", message="Constant.s. may be too high")  # scripted policies overshoot by design
-    target = simulator(env, False)
-    guide = MetaWorld(other, goal_visible=True) if kind == "cross" else simulator(env, True)
+    target = sim_of(env, False)
+    guide = MetaWorld(other, goal_visible=True) if kind == "cross" else sim_of(env, True)
     episodes = []
     for number in numbers:
         rng = np.random.default_rng(of_dataset(seed, number))
@@ -190,7 +214,7 @@ def collect(env: str, seed: int, noise: float, kind: str, other: str, numbers: l
 # ---------------------------------------------------------------- the dataset
 def plan(env: str, episodes: int, seed: int) -> list[tuple[str, str, list[int]]]:
     """The episodes of a dataset as jobs for `collect`: (kind, other, numbers). Those of one other task share a job."""
-    others = [name for name in names() if name != env]
+    others = [f"{task}-v2" for task in TASKS if f"{task}-v2" != env]
     drawn = np.random.default_rng(of_dataset(seed, 4 * episodes)).integers(0, len(others), episodes)
     jobs = [(kind, env, [k * episodes + i]) for k, kind in enumerate(KINDS[:3]) for i in range(episodes)]
     for index in np.unique(drawn):
@@ -199,7 +223,7 @@ def plan(env: str, episodes: int, seed: int) -> list[tuple[str, str, list[int]]]
 
 
 def build(path: Path, env: str, recipe: Recipe, workers) -> None:
-    """Collect a dataset and write it as HDF5 (layout: `read_rows` and `pairs_of_rows` of common/suites/base.py)."""
+    """Collect a dataset and write it as HDF5 in the layout that `Suite` reads."""
     jobs, episodes, seed = plan(env, recipe.episodes, recipe.seed), recipe.episodes, recipe.seed
     with tqdm(total=4 * episodes, desc=f"building {path.name}", unit="episode", disable=None) as bar:
         done = workers.run(
@@ -223,67 +247,3 @@ def build(path: Path, env: str, recipe: Recipe, workers) -> None:
               "episodes/row": row, "episodes/length": length, "episodes/kind": np.repeat(np.arange(4), episodes),
               "preferences/start": start, "preferences/label": label}  # fmt: skip
     write_hdf5(path, arrays, protocol)
-
-
-def remote(task: Task) -> None:
-    return None
-
-
-def dataset(task: Task, folder: Path, workers, recipe: Recipe = Recipe()) -> Path:  # noqa: B008 (frozen)
-    what = f"episodes-{recipe.episodes}_noise-{recipe.noise:g}_pairs-{recipe.pairs}_seed-{recipe.seed}"
-    path = folder / "metaworld" / f"{task.env}_{what}.hdf5"
-    return build_once(path, lambda: build(path, task.env, recipe, workers), workers.stop)
-
-
-def read_transitions(path: Path, task: Task) -> Transitions:
-    return transitions_of_rows(path, task)
-
-
-write_rewards = rewards_into_rows
-
-
-def read_pairs(path: Path, task: Task) -> Preferences:
-    return pairs_of_rows(path, task, SEGMENT)
-
-
-def segment(task: Task) -> int:
-    return SEGMENT
-
-
-def read_episodes(path: Path, task: Task) -> list[Episode]:
-    """The episodes of a dataset that `build` wrote; each is replayed from its seed.
-
-    Raises:
-        InputError: the file does not say its seed.
-    """
-    arrays = read_rows(path, task)
-    seed = arrays["protocol"].get("seed")
-    if not isinstance(seed, int):
-        raise InputError(f"{path}: names no seed to replay its episodes from; take one that tools.dataset built")
-    rows = [slice(row, row + n) for row, n in zip(arrays["episodes/row"], arrays["episodes/length"], strict=True)]
-    return [Episode(arrays["obs"][part], arrays["action"][part], arrays["reward"][part],
-                    {"seed": seed_of(*of_dataset(seed, number, 0))}) for number, part in enumerate(rows)]  # fmt: skip
-
-
-def replay(sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
-    obs = sim.reset(seed=episode.state["seed"])[0]
-    for t, action in enumerate(episode.action):
-        if t >= first:
-            yield obs
-        obs = sim.step(action)[0]
-
-
-def describe(path: Path, task: Task) -> list[str]:
-    """Of a dataset that `build` wrote also success rate, length and return of each kind of episode."""
-    arrays, whole = read_rows(path, task), describe_rows(path, task, SEGMENT)
-    if not {"episodes/kind", "success"} <= arrays.keys():
-        return whole
-    lines = [f"{'kind':8} episodes  success  length   return"]
-    for k, kind in enumerate(KINDS):
-        chosen = np.flatnonzero(arrays["episodes/kind"] == k)
-        row, length = arrays["episodes/row"][chosen], arrays["episodes/length"][chosen]
-        steps = [slice(first, first + n) for first, n in zip(row, length, strict=True)]
-        success = np.mean([arrays["success"][part].max() for part in steps])
-        returns = np.mean([arrays["reward"][part].sum() for part in steps])
-        lines.append(f"{kind:8} {len(chosen):8} {success:8.2f} {length.mean():7.1f} {returns:8.1f}")
-    return [*lines, *whole]

@@ -34,29 +34,117 @@ from common.suites.base import (
     describe_pairs,
     draw_pairs,
 )
+from common.suites.suite import Suite
 
-LABELS: dict[str, dict] = {}
-REPLAYS, read_episodes, replay = (
-    gym.REPLAYS,
-    gym.read_episodes,
-    gym.replay,
-)  # its data hold no states that pictures are made from
-SEGMENT = 50
-"""steps of a segment"""
 FOLDER = "MINARI_DATASETS_PATH"
 """what chooses Minari's folder"""
 
 
-def names() -> list[str]:
-    return []
+class MinariSuite(Suite):
+    def canonical(self, env: str) -> str | None:
+        return env if env.startswith("minari:") else None
+
+    def find(self, env: str, max_steps: int) -> Task:
+        """Of the environment that the dataset brings. InputError: it cannot be made or trained on, or is another's."""
+        data, sim = open_dataset(env), _recover(env)
+        own = data.env_spec.id
+        obs_dim, act_dim = gym.sizes(env, sim, max_steps)
+        if differ := difference(sim.observation_space, data.observation_space):
+            raise InputError(f"--dataset {env}: its observations are not those of {own}: {differ}")
+        space = data.action_space
+        bounded = isinstance(space, Box) and np.isfinite(space.low).all() and np.isfinite(space.high).all()
+        if not bounded or space.shape != (act_dim,):
+            raise InputError(f"--dataset {env}: has actions {space}, which are not the {act_dim} bounded numbers of "
+                             f"{own}")  # fmt: skip
+        task = Task("minari", env, obs_dim, act_dim, max_steps, *gym.bounds(sim.action_space))
+        self.score(task, 0.0)  # wrong metadata are said here, not in the first evaluation
+        return task
+
+    def make(self, task: Task, render: bool = False) -> gymnasium.Env:
+        return gym.wrap(_recover(task.env, render, task.max_steps))
+
+    def score(self, task: Task, episode_return: float) -> float | None:
+        """100 times Minari's normalised score, where the metadata have the two returns that it needs.
+
+        Raises:
+            InputError: they are not two different numbers.
+        """
+        metadata = open_dataset(task.env).storage.metadata
+        low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+        if low is None or high is None:
+            return None
+        try:
+            return float(100 * (episode_return - low) / (high - low))
+        except (TypeError, ArithmeticError):
+            raise InputError(f"--dataset {task.env}: its metadata have ref_min_score {low!r} and ref_max_score "
+                             f"{high!r}, which are not two returns; put two numbers there, or neither"
+                             ) from None  # fmt: skip
+
+    def dataset(self, task: Task, folder: Path, workers, recipe: Recipe = Recipe()) -> Path:  # noqa: B008 (frozen)
+        """Minari's own folder, not the data folder, has it: there its recorder writes too."""
+        return Path(open_dataset(task.env).storage.data_path) / "main_data.hdf5"
+
+    def read_transitions(self, path: Path, task: Task) -> Transitions:
+        parts = [(obs[:-1], action, reward, obs[1:], end) for obs, action, reward, end in read_columns(path, task)]
+        return Transitions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def write_rewards(self, path: Path, task: Task, target: str, reward: np.ndarray, made: dict) -> None:
+        """As another Minari dataset, beside the first; `made` joins its metadata."""
+        from minari.dataset.minari_dataset import parse_dataset_id
+        from minari.dataset.minari_storage import METADATA_FILE_NAME
+        from minari.namespace import create_namespace, list_local_namespaces
+        from minari.storage.local import get_dataset_path
+
+        name = target.removeprefix("minari:")
+        try:
+            parse_dataset_id(name)
+            folder = Path(get_dataset_path(name))
+        except (TypeError, ValueError):  # TypeError: no version
+            folder = None
+        if name == target or folder is None or folder.exists():
+            raise InputError(f"--relabel {target}: must be minari:NAMESPACE/NAME-v0, and no dataset that is there "
+                             "already")  # fmt: skip
+        partial, begin = folder.with_name(f".{folder.name}.partial"), 0
+        try:
+            shutil.copytree(path.parent, partial / "data")
+            with h5py.File(partial / "data" / path.name, "r+") as file:
+                for e in open_dataset(task.env).iterate_episodes():
+                    end = begin + len(e.rewards)
+                    del file[f"episode_{e.id}/rewards"]  # its type may be another
+                    file[f"episode_{e.id}/rewards"], begin = reward[begin:end], end
+            metadata = partial / "data" / METADATA_FILE_NAME
+            metadata.write_text(json.dumps(json.loads(metadata.read_text()) | made | {"dataset_id": name}))
+            if (namespace := parse_dataset_id(name)[0]) and namespace not in list_local_namespaces():
+                create_namespace(namespace)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def describe(self, path: Path, task: Task) -> list[str]:
+        rewards = [reward for _, _, reward, _ in read_columns(path, task)]
+        episodes = describe_episodes([len(reward) for reward in rewards], [float(reward.sum()) for reward in rewards])
+        return [*episodes, *describe_pairs(self.read_pairs(path, task))]
+
+    def segment(self, task: Task) -> int:
+        return 50
+
+    def read_pairs(self, path: Path, task: Task) -> Preferences:
+        """PAIRS pairs, labelled by their summed rewards."""
+        episodes = read_columns(path, task)
+        length = np.array([len(reward) for _, _, reward, _ in episodes])
+        steps = self.segment(task)
+        if length.max() < steps:
+            raise InputError(f"{path}: no episode is as long as a segment, {steps} steps; train on --preferences FILE")
+        row = np.cumsum(length) - length
+        columns = zip(*((obs[:-1], action, reward) for obs, action, reward, _ in episodes), strict=True)
+        obs, action, reward = map(np.concatenate, columns)
+        start, label = draw_pairs(length, row, reward, PAIRS, 0, steps, 1.0)
+        return Preferences(obs, action, start, label, steps, reward)
 
 
-def canonical(env: str) -> str | None:
-    return env if env.startswith("minari:") else None
-
-
+# ---------------------------------------------------------------- the dataset and its environment
 @functools.cache
-def load(env: str):
+def open_dataset(env: str):
     """The dataset of an id, `minari:NAMESPACE/NAME-v0`, downloaded if it is not there.
 
     Raises:
@@ -75,7 +163,7 @@ def load(env: str):
         folder = Path(get_dataset_path(name))
         if not (folder / "data").exists():
             _download(name, folder)
-        _require_environment(MinariStorage.read_raw_metadata(folder / "data"))
+        _require_classes(MinariStorage.read_raw_metadata(folder / "data"))
         data = minari.load_dataset(name)
     except InputError:
         raise
@@ -103,7 +191,7 @@ def _download(name: str, folder: Path) -> None:
                 raise
 
 
-def _require_environment(metadata: dict) -> None:
+def _require_classes(metadata: dict) -> None:
     """Raises ValueError where the metadata name anything but a class of environments and classes of wrappers: Gymnasium
     calls whatever they name.
     """
@@ -119,27 +207,12 @@ def _require_environment(metadata: dict) -> None:
             raise ValueError(f"its environment calls {part['entry_point']}, which is no class of {kind.__name__}")
 
 
-def find(env: str, max_steps: int, given: str = "") -> Task:
-    """The task of a dataset. `given`: what --env says, where that is not the dataset itself.
-
-    Raises:
-        InputError: `given` is another environment, or the dataset's cannot be made or trained on.
-    """
-    data = load(env)
-    own = data.env_spec.id if data.env_spec else None
+def require_environment(env: str, given: str) -> None:
+    """Raises InputError where --env, `given`, is neither the dataset `env` nor the environment it was recorded in."""
+    spec = open_dataset(env).env_spec
+    own = spec.id if spec else None
     if given not in ("", env) and given.split(":")[-1] != own:
         raise InputError(f"--env {given}: {env} was recorded in {own}; leave --env out, or choose another --dataset")
-    sim = _recover(env)
-    obs_dim, act_dim = gym.sizes(env, sim, max_steps)
-    if differ := difference(sim.observation_space, data.observation_space):
-        raise InputError(f"--dataset {env}: its observations are not those of {own}: {differ}")
-    space = data.action_space
-    bounded = isinstance(space, Box) and np.isfinite(space.low).all() and np.isfinite(space.high).all()
-    if not bounded or space.shape != (act_dim,):
-        raise InputError(f"--dataset {env}: has actions {space}, which are not the {act_dim} bounded numbers of {own}")
-    task = Task("minari", env, obs_dim, act_dim, max_steps, *gym.bounds(sim.action_space))
-    score(task, 0.0)  # wrong metadata are said here, not in the first evaluation
-    return task
 
 
 @functools.cache
@@ -169,7 +242,7 @@ def _recover(env: str, render: bool = False, max_steps: int = 0) -> gymnasium.En
             warnings.simplefilter("ignore")  # about versions of packages
             extra = {"max_episode_steps": max_steps} if max_steps else {}
             render_mode = "rgb_array" if render else None
-            return load(env).recover_environment(render_mode=render_mode, disable_env_checker=True, **extra)
+            return open_dataset(env).recover_environment(render_mode=render_mode, disable_env_checker=True, **extra)
     except Exception as error:  # whatever the environment's constructor raises
         reason = (str(error).splitlines() or [""])[0]
         way = simulator_remedy(reason)
@@ -177,37 +250,7 @@ def _recover(env: str, render: bool = False, max_steps: int = 0) -> gymnasium.En
                          f"{way and '; ' + way}") from None  # fmt: skip
 
 
-def make(task: Task, render: bool = False) -> gymnasium.Env:
-    return gym.wrap(_recover(task.env, render, task.max_steps))
-
-
-def score(task: Task, episode_return: float) -> float | None:
-    """100 times Minari's normalised score, where the metadata have the two returns that it needs.
-
-    Raises:
-        InputError: they are not two different numbers.
-    """
-    metadata = load(task.env).storage.metadata
-    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
-    if low is None or high is None:
-        return None
-    try:
-        return float(100 * (episode_return - low) / (high - low))
-    except (TypeError, ArithmeticError):
-        raise InputError(f"--dataset {task.env}: its metadata have ref_min_score {low!r} and ref_max_score {high!r}, "
-                         "which are not two returns; put two numbers there, or neither") from None  # fmt: skip
-
-
 # ---------------------------------------------------------------- data
-def remote(task: Task) -> None:
-    return None
-
-
-def dataset(task: Task, folder: Path, workers, recipe: Recipe | None = None) -> Path:
-    """Minari's own folder, not the data folder, has it: there its recorder writes too."""
-    return Path(load(task.env).storage.data_path) / "main_data.hdf5"
-
-
 def flatten(space: gymnasium.Space, x, steps: int) -> np.ndarray:
     """What Gymnasium's FlattenObservation makes of each of `steps` observations: (steps, O)."""
     if isinstance(space, Dict | Tuple):
@@ -220,7 +263,7 @@ def flatten(space: gymnasium.Space, x, steps: int) -> np.ndarray:
 
 def read_columns(path: Path, task: Task) -> list[tuple[np.ndarray, ...]]:
     """Of each episode of n steps: obs (n + 1, O), action (n, A) in [-1, 1], reward and terminal (n,)."""
-    data, episodes = load(task.env), []
+    data, episodes = open_dataset(task.env), []
     observations, space = spaces(task.env)
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     try:
@@ -242,63 +285,3 @@ def read_columns(path: Path, task: Task) -> list[tuple[np.ndarray, ...]]:
     if not any(len(reward) for _, _, reward, _ in episodes):
         raise InputError(f"{path}: has no episodes; there is nothing to learn from")
     return episodes
-
-
-def read_transitions(path: Path, task: Task) -> Transitions:
-    parts = [(obs[:-1], action, reward, obs[1:], end) for obs, action, reward, end in read_columns(path, task)]
-    return Transitions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-def write_rewards(path: Path, task: Task, target: str, reward: np.ndarray, made: dict) -> None:
-    """As another Minari dataset, beside the first; `made` joins its metadata."""
-    from minari.dataset.minari_dataset import parse_dataset_id
-    from minari.dataset.minari_storage import METADATA_FILE_NAME
-    from minari.namespace import create_namespace, list_local_namespaces
-    from minari.storage.local import get_dataset_path
-
-    name = target.removeprefix("minari:")
-    try:
-        parse_dataset_id(name)
-        folder = Path(get_dataset_path(name))
-    except (TypeError, ValueError):  # TypeError: no version
-        folder = None
-    if name == target or folder is None or folder.exists():
-        raise InputError(f"--relabel {target}: must be minari:NAMESPACE/NAME-v0, and no dataset that is there already")
-    partial, begin = folder.with_name(f".{folder.name}.partial"), 0
-    try:
-        shutil.copytree(path.parent, partial / "data")
-        with h5py.File(partial / "data" / path.name, "r+") as file:
-            for e in load(task.env).iterate_episodes():
-                end = begin + len(e.rewards)
-                del file[f"episode_{e.id}/rewards"]  # its type may be another
-                file[f"episode_{e.id}/rewards"], begin = reward[begin:end], end
-        metadata = partial / "data" / METADATA_FILE_NAME
-        metadata.write_text(json.dumps(json.loads(metadata.read_text()) | made | {"dataset_id": name}))
-        if (namespace := parse_dataset_id(name)[0]) and namespace not in list_local_namespaces():
-            create_namespace(namespace)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def read_pairs(path: Path, task: Task) -> Preferences:
-    """PAIRS pairs, labelled by their summed rewards."""
-    episodes = read_columns(path, task)
-    length = np.array([len(reward) for _, _, reward, _ in episodes])
-    if length.max() < SEGMENT:
-        raise InputError(f"{path}: no episode is as long as a segment, {SEGMENT} steps; train on --preferences FILE")
-    row = np.cumsum(length) - length
-    obs, action, reward = (np.concatenate(c) for c in zip(*((o[:-1], a, r) for o, a, r, _ in episodes), strict=True))
-    start, label = draw_pairs(length, row, reward, PAIRS, 0, SEGMENT, 1.0)
-    return Preferences(obs, action, start, label, SEGMENT, reward)
-
-
-def describe(path: Path, task: Task) -> list[str]:
-    rewards = [reward for _, _, reward, _ in read_columns(path, task)]
-    episodes = describe_episodes([len(reward) for reward in rewards], [float(reward.sum()) for reward in rewards])
-    return [*episodes, *describe_pairs(read_pairs(path, task))]
-
-
-# ---------------------------------------------------------------- pictures
-def segment(task: Task) -> int:
-    return SEGMENT

@@ -7,18 +7,17 @@ import os
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
 
 from common.arrays import read_arrays
-from common.download import Remote, download
+from common.download import Remote
 from common.errors import InputError
-from common.locks import build_once
 from common.suites.base import (
     Episode,
     Preferences,
-    Recipe,
     Task,
     Transitions,
     check,
@@ -32,6 +31,7 @@ from common.suites.base import (
     require,
     warn,
 )
+from common.suites.suite import Suite
 
 SIMS = {"lift": "Lift", "can": "PickPlaceCan", "square": "NutAssemblySquare"}
 """task: robosuite's name"""
@@ -58,27 +58,92 @@ RELEASED = {  # the same pairs labelled by reward
     "square-mh": ("Square/num500_q100_script_train.npz", "9c3b1fdc1ac6f7472e285f89fad870d1ab4d9142"),
     "square-ph": ("Square/num100_q50_script_train.npz", "f8055f76faa5b7c38cb833d6349032899659fb39"),
 }
-LABELS = {whose: {env: released_by_ipl(f"preference_transformer/{name}", blob) for env, (name, blob) in files.items()}
-          for whose, files in (("human", HUMAN), ("released", RELEASED))}  # fmt: skip
-REPLAYS = True
 HORIZON = {"ph": 400, "mh": 500}
 """steps after which an episode is cut off, by robomimic's registry"""
 SEGMENT = {"ph": 50, "mh": 100}
 """steps of a segment, as long as those that people labelled"""
 
 
-def names() -> list[str]:
-    return [f"{task}-{kind}" for task in SIMS for kind in ("ph", "mh")]
+class RobomimicSuite(Suite):
+    LABELS: ClassVar = {whose: {env: released_by_ipl(f"preference_transformer/{name}", blob)
+                                for env, (name, blob) in files.items()}
+                        for whose, files in (("human", HUMAN), ("released", RELEASED))}  # fmt: skip
+    REPLAYS = True
 
+    def names(self) -> list[str]:
+        return [f"{task}-{kind}" for task in SIMS for kind in ("ph", "mh")]
 
-def canonical(env: str) -> str | None:
-    name = env.removesuffix("-v2").removesuffix("-v3")
-    return name if name in names() else None
+    def canonical(self, env: str) -> str | None:
+        name = env.removesuffix("-v2").removesuffix("-v3")
+        return name if name in self.names() else None
 
+    def find(self, env: str, max_steps: int) -> Task:
+        hint_at_limit(env, max_steps, HORIZON[env.split("-")[1]])
+        return Task("robomimic", env, OBS_SIZES[env.split("-")[0]], 7, max_steps)
 
-def find(env: str, max_steps: int) -> Task:
-    hint_at_limit(env, max_steps, HORIZON[env.split("-")[1]])
-    return Task("robomimic", env, OBS_SIZES[env.split("-")[0]], 7, max_steps)
+    def make(self, task: Task, render: bool = False) -> gymnasium.Env:
+        return Robosuite(task, render)
+
+    def remote(self, task: Task) -> Remote:
+        """By robomimic's registry, which says http; https is tried first. No other host is known to have 1.4.1."""
+        from robomimic import DATASET_REGISTRY
+
+        name, kind = task.env.split("-")
+        url = DATASET_REGISTRY[name][kind]["low_dim"]["url"]
+        urls = dict.fromkeys((url.replace("http://", "https://"), url))
+        return Remote(f"robomimic/{name}/{kind}/low_dim_v141.hdf5", tuple(urls))
+
+    def read_transitions(self, path: Path, task: Task) -> Transitions:
+        """Robomimic's low-dimensional HDF5. Demonstrations in the file's order; rewards as they are, 1 for success.
+
+        As in IPL's code: a step marked done (it reaches success) or the last of its demonstration is terminal, and a
+        step that begins where one marked done has ended is left out.
+        """
+        parts = []
+        for demo in read_demos(path, task, ("obs", "next_obs")):
+            keep, terminal = kept(demo["done"]), np.append(demo["done"][:-1], True).astype(np.float32)
+            columns = (demo["obs"], demo["action"], demo["reward"], demo["next_obs"], terminal)
+            parts.append([column[keep] for column in columns])
+        return Transitions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def write_rewards(self, path: Path, task: Task, target: str, reward: np.ndarray, made: dict) -> None:
+        """Steps that `read_transitions` leaves out get 0."""
+        arrays, columns, begin = read_arrays(path, lambda name: name.endswith("/dones")), {}, 0
+        for name in (name for name in arrays if name.endswith("/dones")):
+            keep = kept(arrays[name])
+            column, end = np.zeros(len(keep)), begin + keep.sum()
+            column[keep], begin = reward[begin:end], end
+            columns[name.replace("/dones", "/rewards")] = column
+        copy_with_rewards(path, target, columns, made)
+
+    def describe(self, path: Path, task: Task) -> list[str]:
+        rewards = [demo["reward"] for demo in read_demos(path, task, ())]
+        episodes = describe_episodes([len(reward) for reward in rewards], [float(reward.sum()) for reward in rewards])
+        transitions = f"{len(self.read_transitions(path, task).obs)} transitions"
+        return [transitions, *episodes, *describe_pairs(self.read_pairs(path, task))]
+
+    def segment(self, task: Task) -> int:
+        return SEGMENT[task.env.split("-")[1]]
+
+    def read_pairs(self, path: Path, task: Task) -> Preferences:
+        return pairs_of_transitions(path, self.read_transitions(path, task), self.segment(task))
+
+    def read_episodes(self, path: Path, task: Task) -> list[Episode]:
+        return [Episode(demo["obs"], demo["action"], demo["reward"],
+                        {"states": check(path, "states", demo["states"], (len(demo["obs"]), None)),
+                         "model_file": str(demo["model_file"])})
+                for demo in read_demos(path, task, ("obs",), ("states", "model_file"))]  # fmt: skip
+
+    def replay(self, sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
+        """As robomimic's `reset_to`."""
+        target = sim.unwrapped
+        target.reset(seed=0)
+        target.sim.reset_from_xml_string(target.sim.edit_model_xml(episode.state["model_file"]))
+        target.sim.sim.reset()
+        for state in episode.state["states"][first:]:
+            target.sim.sim.set_state_from_flattened(state)
+            target.sim.sim.forward()
+            yield target._flat(target.sim._get_observations(force_update=True))
 
 
 # ---------------------------------------------------------------- the environment
@@ -139,31 +204,7 @@ class Robosuite(gymnasium.Env):
         return np.concatenate([np.atleast_1d(obs[name]) for name in OBS_KEYS])
 
 
-def make(task: Task, render: bool = False) -> gymnasium.Env:
-    return Robosuite(task, render)
-
-
-def score(task: Task, episode_return: float) -> None:
-    return None
-
-
 # ---------------------------------------------------------------- data
-def remote(task: Task) -> Remote:
-    """By robomimic's registry, which says http; https is tried first. No other host is known to have version 1.4.1."""
-    from robomimic import DATASET_REGISTRY
-
-    name, kind = task.env.split("-")
-    url = DATASET_REGISTRY[name][kind]["low_dim"]["url"]
-    urls = dict.fromkeys((url.replace("http://", "https://"), url))
-    return Remote(f"robomimic/{name}/{kind}/low_dim_v141.hdf5", tuple(urls))
-
-
-def dataset(task: Task, folder: Path, workers, recipe: Recipe | None = None) -> Path:
-    file = remote(task)
-    path = folder / file.name
-    return build_once(path, lambda: download(file, path, workers.stop), workers.stop)
-
-
 def read_demos(path: Path, task: Task, groups: tuple[str, ...], extra: tuple[str, ...] = ()) -> list[dict]:
     """The demonstrations of robomimic's low-dimensional HDF5, in the file's order.
 
@@ -218,65 +259,6 @@ def other_simulator(env_args: dict) -> list[str]:
     return [f"{name} {value}, not {own}" for name, value, own in said if value not in (None, own, [own])]
 
 
-def read_transitions(path: Path, task: Task) -> Transitions:
-    """Robomimic's low-dimensional HDF5. Demonstrations in the file's order; rewards as they are, 1 for success.
-
-    As in IPL's code: a step marked done (it reaches success) or the last of its demonstration is terminal, and a step
-    that begins where one marked done has ended is left out.
-    """
-    parts = []
-    for demo in read_demos(path, task, ("obs", "next_obs")):
-        keep, terminal = kept(demo["done"]), np.append(demo["done"][:-1], True).astype(np.float32)
-        columns = (demo["obs"], demo["action"], demo["reward"], demo["next_obs"], terminal)
-        parts.append([column[keep] for column in columns])
-    return Transitions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
 def kept(done: np.ndarray) -> np.ndarray:  # (n,) -> (n,)
     """Whether `read_transitions` keeps a step."""
     return np.append(True, ~done[:-1].astype(bool))
-
-
-def write_rewards(path: Path, task: Task, target: str, reward: np.ndarray, made: dict) -> None:
-    """Steps that `read_transitions` leaves out get 0."""
-    arrays, columns, begin = read_arrays(path, lambda name: name.endswith("/dones")), {}, 0
-    for name in (name for name in arrays if name.endswith("/dones")):
-        keep = kept(arrays[name])
-        column, end = np.zeros(len(keep)), begin + keep.sum()
-        column[keep], begin = reward[begin:end], end
-        columns[name.replace("/dones", "/rewards")] = column
-    copy_with_rewards(path, target, columns, made)
-
-
-def read_pairs(path: Path, task: Task) -> Preferences:
-    return pairs_of_transitions(path, read_transitions(path, task), segment(task))
-
-
-def segment(task: Task) -> int:
-    return SEGMENT[task.env.split("-")[1]]
-
-
-def read_episodes(path: Path, task: Task) -> list[Episode]:
-    return [Episode(demo["obs"], demo["action"], demo["reward"],
-                    {"states": check(path, "states", demo["states"], (len(demo["obs"]), None)),
-                     "model_file": str(demo["model_file"])})
-            for demo in read_demos(path, task, ("obs",), ("states", "model_file"))]  # fmt: skip
-
-
-def replay(sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
-    """As robomimic's `reset_to`."""
-    target = sim.unwrapped
-    target.reset(seed=0)
-    target.sim.reset_from_xml_string(target.sim.edit_model_xml(episode.state["model_file"]))
-    target.sim.sim.reset()
-    for state in episode.state["states"][first:]:
-        target.sim.sim.set_state_from_flattened(state)
-        target.sim.sim.forward()
-        yield target._flat(target.sim._get_observations(force_update=True))
-
-
-def describe(path: Path, task: Task) -> list[str]:
-    rewards = [demo["reward"] for demo in read_demos(path, task, ())]
-    episodes = describe_episodes([len(reward) for reward in rewards], [float(reward.sum()) for reward in rewards])
-    kept = f"{len(read_transitions(path, task).obs)} transitions"
-    return [kept, *episodes, *describe_pairs(read_pairs(path, task))]

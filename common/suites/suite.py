@@ -1,0 +1,209 @@
+"""What a suite is: environments of one kind, and where their data come from."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import gymnasium
+import numpy as np
+
+from common.arrays import read_arrays, write_hdf5
+from common.download import Remote, download
+from common.errors import InputError
+from common.locks import build_once
+from common.suites.base import (
+    SCHEMA,
+    Episode,
+    Labels,
+    Preferences,
+    Recipe,
+    Task,
+    Transitions,
+    check,
+    check_actions,
+    check_labels,
+    describe_episodes,
+    describe_pairs,
+    hint_at_units,
+    require,
+    require_target,
+)
+
+
+class Suite(abc.ABC):
+    """Environments of one kind and their data. A suite must have `canonical`, `find` and `make`, and overrides what
+    else it has. By default data are an HDF5 in this project's own layout (docs/data.md), which the user brings.
+    """
+
+    LABELS: ClassVar[dict[str, dict[str, Labels]]] = {}
+    """whose labels ("human", "crowd", ...) -> canonical id -> their files"""
+    REPLAYS: ClassVar[bool] = False
+    """whether there are `read_episodes` and `replay`"""
+
+    # ---------------------------------------------------------------- the environment
+    def names(self) -> list[str]:
+        """Canonical ids, for the hint after a misspelt one."""
+        return []
+
+    @abc.abstractmethod
+    def canonical(self, env: str) -> str | None:
+        """The canonical id, or None: not an id of this suite."""
+
+    @abc.abstractmethod
+    def find(self, env: str, max_steps: int) -> Task:
+        """The task of a canonical id, with its sizes. `max_steps`: of an episode, 0: its own limit.
+
+        Raises:
+            InputError: it cannot be trained on.
+        """
+
+    @abc.abstractmethod
+    def make(self, task: Task, render: bool = False) -> gymnasium.Env:
+        """Flat observations (O,), actions (A,) in [-1, 1], `reset(seed=)`, `render()` upright (H, W, 3) uint8, and
+        `info["success"]` where the task has a success.
+        """
+
+    def score(self, task: Task, episode_return: float) -> float | None:
+        """The return as D4RL normalises it: 0 for its random policy, 100 for its expert; None where there is none."""
+        return None
+
+    # ---------------------------------------------------------------- the offline dataset
+    def remote(self, task: Task) -> Remote | None:
+        """Where others host the dataset."""
+        return None
+
+    def dataset(self, task: Task, folder: Path, workers, recipe: Recipe = Recipe()) -> Path:  # noqa: B008 (frozen)
+        """The dataset's file in the data folder, built or downloaded if it is not there.
+
+        Raises:
+            InputError: it cannot be had.
+        """
+        if (file := self.remote(task)) is None:
+            raise InputError(f"--env {task.env}: has no data of its own (docs/data.md says how to make them)")
+        path = folder / file.name
+        return build_once(path, lambda: download(file, path, workers.stop), workers.stop)
+
+    def read_transitions(self, path: Path, task: Task) -> Transitions:
+        """Every step of every episode; `terminal` (T,) where the file has it, else none is terminal.
+
+        Raises:
+            InputError: a key is missing, a shape or number is wrong, or the file is another environment's.
+        """
+        arrays = read_rows(path, task)
+        step = steps_of(arrays)
+        obs, reward, terminal = arrays["obs"], arrays["reward"][step], arrays.get("terminal")
+        if terminal is not None:
+            terminal = check(path, "terminal", terminal, (len(obs),), 0, 1)[step].astype(np.float32)
+        return Transitions(obs[step], arrays["action"][step], reward, obs[step + 1],
+                           np.zeros_like(reward) if terminal is None else terminal)  # fmt: skip
+
+    def write_rewards(self, path: Path, task: Task, target: str, reward: np.ndarray, made: dict) -> None:
+        """A copy of the dataset with other rewards (T,), those of `read_transitions`; `made`: how, into its attributes.
+
+        Raises:
+            InputError: it cannot be written to `target`.
+        """
+        new, step, arrays = require_target(path, target), steps_of(read_rows(path, task)), read_arrays(path)
+        protocol, column = arrays.pop("protocol") | made, np.zeros(len(arrays["obs"]), np.float32)
+        column[step] = reward
+        write_hdf5(new, arrays | {"reward": column}, protocol)
+
+    def describe(self, path: Path, task: Task) -> list[str]:
+        """The dataset in a few lines: its episodes, and its pairs where there are some."""
+        arrays = read_rows(path, task)
+        returns = [arrays["reward"][part].sum() for part in episodes_of(arrays)]
+        lines = describe_episodes(arrays["episodes/length"].tolist(), returns)
+        return lines + (describe_pairs(self.read_pairs(path, task)) if "preferences/start" in arrays else [])
+
+    # ---------------------------------------------------------------- pairs
+    def segment(self, task: Task) -> int:
+        """Steps of a segment that people are shown, and of the pairs of a file that does not say."""
+        return 25
+
+    def read_pairs(self, path: Path, task: Task) -> Preferences:
+        """Pairs labelled from the dataset's rewards: preferences/start (P, 2) and preferences/label (P,).
+
+        Raises:
+            InputError: there are none, or a segment crosses an episode's end.
+        """
+        arrays = read_rows(path, task)
+        require(path, arrays, ("preferences/start", "preferences/label"))
+        length = arrays["protocol"].get("segment", self.segment(task))
+        if not isinstance(length, int) or not 1 <= length <= len(arrays["obs"]):
+            raise InputError(f"{path}: its protocol has segments of {length!r} steps; make the file again")
+        last = len(arrays["obs"]) - length
+        start = check(path, "preferences/start", arrays["preferences/start"], (None, 2), 0, last, np.integer)
+        label = check_labels(path, arrays["preferences/label"], len(start))
+        row, steps = arrays["episodes/row"], arrays["episodes/length"]
+        order = np.argsort(row)
+        episode = order[np.maximum(np.searchsorted(row[order], start, side="right") - 1, 0)]
+        inside = (start >= row[episode]) & (start + length <= row[episode] + steps[episode])
+        if not inside.all():
+            raise InputError(f"{path}: {(~inside).sum()} segments of {length} steps from 'preferences/start' cross an "
+                             "episode's end; draw first rows from row to row + length - steps")  # fmt: skip
+        gamma = float(arrays["protocol"].get("gamma", 1.0))
+        return Preferences(arrays["obs"], arrays["action"], start, label, length, arrays["reward"], gamma)
+
+    def read_labels(self, labels: Labels, files: list[Path], path: Path, task: Task) -> Preferences:
+        """The pairs of `files` where labels are by index: rows of the dataset `path`.
+
+        Raises:
+            InputError: they are not of this dataset.
+        """
+        raise InputError(f"--env {task.env}: its labels are not by index; take --preferences FILE")
+
+    # ---------------------------------------------------------------- pictures
+    def read_episodes(self, path: Path, task: Task) -> list[Episode]:
+        """The dataset's episodes, with what `replay` needs."""
+        raise InputError(f"--env {task.env}: its data hold no states to make pictures from")
+
+    def replay(self, sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
+        """Places the environment `sim` in the episode's states from step `first` on; `obs` (O,) of each, while
+        `sim.render()` shows it.
+        """
+        raise InputError("the data of this environment hold no states to make pictures from")
+
+
+# ---------------------------------------------------------------- rows of this project's own HDF5
+def read_rows(path: Path, task: Task) -> dict[str, np.ndarray]:
+    """The checked rows of an HDF5 in the layout of docs/data.md: obs, action, reward, episodes/row, episodes/length.
+
+    An episode of n steps has n + 1 rows; the last one holds the final observation and zeros.
+
+    Raises:
+        InputError: a key is missing, a shape or number is wrong, or the file is another environment's.
+    """
+    arrays = read_arrays(path)
+    require(path, arrays, ("obs", "action", "reward", "episodes/row", "episodes/length"))
+    made_for, schema = arrays["protocol"].get("env", task.env), arrays["protocol"].get("schema", SCHEMA)
+    if made_for != task.env:
+        raise InputError(f"{path}: was built for {made_for}, not for {task.env}; name a file of that one")
+    if schema != SCHEMA:
+        raise InputError(f"{path}: has schema {schema}, this code reads {SCHEMA}; build it with this code")
+    rows = len(check(path, "obs", arrays["obs"], (None, task.obs_dim)))
+    arrays["action"] = check_actions(path, "action", arrays["action"], (rows, task.act_dim))
+    hint_at_units(path, arrays["action"], task)
+    check(path, "reward", arrays["reward"], (rows,))
+    for name in ("episodes/row", "episodes/length"):
+        if arrays[name].dtype.kind in "iu":
+            arrays[name] = arrays[name].astype(np.int64)  # sums of small types would wrap
+    number = len(check(path, "episodes/row", arrays["episodes/row"], (None,), 0, rows - 1, np.integer))
+    check(path, "episodes/length", arrays["episodes/length"], (number,), 1, rows, np.integer)
+    if not number:
+        raise InputError(f"{path}: 'episodes/row' is empty; there is nothing to learn from")
+    if (arrays["episodes/row"] + arrays["episodes/length"]).max() >= rows:
+        raise InputError(f"{path}: 'episodes/length' points past the last row; make the file again")
+    return arrays
+
+
+def episodes_of(arrays: dict[str, np.ndarray]) -> list[slice]:
+    """The rows of `read_rows` at which an action was taken, an episode each."""
+    return [slice(row, row + n) for row, n in zip(arrays["episodes/row"], arrays["episodes/length"], strict=True)]
+
+
+def steps_of(arrays: dict[str, np.ndarray]) -> np.ndarray:  # -> (T,)
+    """Those of `episodes_of`, one after the other."""
+    return np.concatenate([np.arange(part.start, part.stop) for part in episodes_of(arrays)])
