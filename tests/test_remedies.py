@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_written_to_names_its_flag(tmp_path, monkeypatch
 
 @pytest.mark.skipif(not shutil.which("unshare") or os.getuid() != 0, reason="needs the right to mount")
 def test_shared_memory_that_is_too_small_is_named():
-    code = ("import sys; from common.arrays import WorkersError\nfrom common.rollouts import Workers\n"
+    code = ("import sys; from common.errors import WorkersError\nfrom common.workers import Workers\n"
             "try: Workers(1).run(abs, [(1,)])\nexcept WorkersError as error: print(error)")  # fmt: skip
     mount = 'mount -t tmpfs -o nr_inodes=1 tmpfs /dev/shm && exec "$@"'
     line = ["unshare", "-m", "bash", "-c", mount, "_", sys.executable, "-c", code]
