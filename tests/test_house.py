@@ -62,7 +62,7 @@ def test_arrows_go_one_way():
             assert at_top, f"{name} imports {other} inside a function"
             assert floor[other] <= floor[name] and other != name, f"{name} imports {other}, which stands above it"
     assert seen == set(floor)
-    for path in (REPOSITORY / "tools").glob("*.py"):
+    for path in (REPOSITORY / "tools").rglob("*.py"):
         assert {other.split(".")[0] for other, _ in imports(path)} <= {"common", "tools"}, path
     for script in SHIPPED:
         others = {other.split(".")[0] for other, _ in imports(REPOSITORY / f"algorithms/{script}.py")}
@@ -84,7 +84,7 @@ def test_a_suite_keeps_the_contract(name):
 
 
 def test_no_suite_is_named_outside_its_file():
-    for path in (*(REPOSITORY / "common").glob("*.py"), *(REPOSITORY / "tools").glob("*.py")):
+    for path in (*(REPOSITORY / "common").glob("*.py"), *(REPOSITORY / "tools").rglob("*.py")):
         comparisons = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Compare)]
         constants = {part.value for node in comparisons for part in ast.walk(node) if isinstance(part, ast.Constant)}
         assert not set(map(str, constants)) & set(suites.SUITES), f"{path}: compares with the name of a suite"

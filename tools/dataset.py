@@ -93,7 +93,7 @@ def teach(args: DatasetArgs, task: Task) -> Path:
     teacher, out = teachers.parse(args.teacher), Path(args.out)
     if out.suffix != ".npz":
         raise InputError(f"--out {args.out}: --teacher writes a file that ends in .npz; name it")
-    pairs = teachers.relabel(read_preferences(find_dataset(args, task), task), teacher)
+    pairs = teachers.labelled_by(read_preferences(find_dataset(args, task), task), teacher)
     teachers.write(out, pairs, teacher)
     print(out, *describe_pairs(pairs), sep="\n")
     return out
