@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ FLOORS = (
     ("common.seed_folder",),
     ("common.training",),
 )
-NO_TORCH = ("common.arrays", "common.seeds", "common.suites", "common.rollouts", "common.workers")
+NO_TORCH = ("common.arrays", "common.seeds", "common.suites", "common.rollouts", "common.workers", "tools.label.clips")
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:
@@ -67,6 +68,13 @@ def test_arrows_go_one_way():
     for script in SHIPPED:
         others = {other.split(".")[0] for other, _ in imports(REPOSITORY / f"algorithms/{script}.py")}
         assert others <= {"common"}, script
+
+
+def test_every_package_is_installed():
+    files = [path for top in ("common", "tools") for path in (REPOSITORY / top).rglob("*.py")]
+    listed = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {".".join(path.parent.relative_to(REPOSITORY).parts) for path in files}
+    assert folders | {"algorithms"} == set(listed)
 
 
 def test_a_worker_imports_no_torch():

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -47,13 +48,11 @@ needs_browser = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def can_render():
-    workers = Workers(1)
-    try:
-        require_rendering(workers, TASK)
-    except InputError as error:
-        pytest.skip(str(error))
-    finally:
-        workers.close()
+    with closing(Workers(1)) as workers:
+        try:
+            require_rendering(workers, TASK)
+        except InputError as error:
+            pytest.skip(str(error))
 
 
 def rendering(data_dir: Path, folder: Path) -> dict:
@@ -431,11 +430,8 @@ def test_a_replay_that_differs_is_refused(data_dir, tmp_path, can_render, monkey
     dataset = next((data_dir / "metaworld").glob("*.hdf5"))
     episode = suites.SUITES["metaworld"].read_episodes(dataset, TASK)[0]
     episode.action[3] = -episode.action[3]
-    workers = Workers(1)
-    try:
+    with closing(Workers(1)) as workers:
         (why,) = workers.run(render_clip, [(TASK, episode, 0, 25, 2, tmp_path / "a.webm")])
-    finally:
-        workers.close()
     assert why.startswith("the replay of an episode differs from its recording") and not (tmp_path / "a.webm").exists()
 
 

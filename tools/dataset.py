@@ -10,6 +10,7 @@ A training run does the same where data are missing.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -80,12 +81,9 @@ def find_dataset(args: DatasetArgs, task: Task) -> Path:
     """--dataset, or the environment's own, built or downloaded if it is not there."""
     if args.dataset:
         return Path(args.dataset)
-    workers = Workers(args.workers or available_cpus())
-    try:
-        recipe = Recipe(args.episodes, args.noise, args.seed, args.pairs)
+    recipe = Recipe(args.episodes, args.noise, args.seed, args.pairs)
+    with closing(Workers(args.workers or available_cpus())) as workers:
         return suites.dataset(task, args.data_dir, workers, "name one with --dataset FILE.hdf5", recipe)
-    finally:
-        workers.close()
 
 
 def teach(args: DatasetArgs, task: Task) -> Path:

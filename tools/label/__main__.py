@@ -19,6 +19,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -77,12 +78,12 @@ class LabelArgs:
     """processes that render; 0: one a core"""
 
 
-def stem(args: LabelArgs) -> Path:
-    """The labeller's files without their suffix. InputError: the name cannot be part of a file's name."""
+def files_of(args: LabelArgs) -> tuple[Path, Path]:
+    """The labeller's answers and NPZ. InputError: the name cannot be part of a file's name."""
     if (args.name and not re.fullmatch(r"[A-Za-z0-9_]{1,40}", args.name)) or args.name == MERGED:
         raise InputError(f"--name {args.name}: choose letters, digits and _, at most 40, and not {MERGED}")
-    env = re.sub(r"[^A-Za-z0-9_.-]", "-", args.env)
-    return args.labels_dir / (f"{env}-{args.name}" if args.name else env)
+    stem = re.sub(r"[^A-Za-z0-9_.-]", "-", args.env) + (f"-{args.name}" if args.name else "")
+    return args.labels_dir / f"{stem}.jsonl", args.labels_dir / f"{stem}.npz"
 
 
 def training_command(args: LabelArgs, npz: Path, labelled: int) -> str:
@@ -100,8 +101,7 @@ def training_command(args: LabelArgs, npz: Path, labelled: int) -> str:
 
 def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> None:
     """Serve the page until Ctrl-C. Every answer is on disk by then."""
-    suite, files = suites.SUITES[task.suite], stem(args)
-    path, npz = (files.with_name(files.name + suffix) for suffix in (".jsonl", ".npz"))
+    suite, (path, npz) = suites.SUITES[task.suite], files_of(args)
     if args.host in ("0.0.0.0", "::"):
         raise InputError(f"--host {args.host}: name one address of this machine, such as {socket.gethostname()}")
     if not path.exists():  # the first start: before a dataset is built for nothing
@@ -150,18 +150,13 @@ def main(args: LabelArgs) -> None:
     if not suites.SUITES[task.suite].REPLAYS:
         raise InputError(f"--env {task.env}: its data hold no states to make pictures from; label pairs of MetaWorld, "
                          "robomimic or D4RL")  # fmt: skip
-    with Signals() as signals:
-        workers = Workers(args.workers or available_cpus(), lambda: bool(signals))
-        try:
-            if args.merge:
-                path, labelled = merge(args, task, workers)
-                print(training_command(args, path, labelled))
-            else:
-                label(args, task, workers, signals)
-        except Interrupted:
-            pass
-        finally:
-            workers.close()
+    with (Signals() as signals, closing(Workers(args.workers or available_cpus(), lambda: bool(signals))) as workers,
+          suppress(Interrupted)):  # fmt: skip
+        if args.merge:
+            path, labelled = merge(args, task, workers)
+            print(training_command(args, path, labelled))
+        else:
+            label(args, task, workers, signals)
 
 
 if __name__ == "__main__":
