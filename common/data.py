@@ -55,7 +55,7 @@ def read_pairs(files: list[Path], dataset: Path | None, labels: Labels, task: Ta
     return read_preferences(files[0], task)
 
 
-def load(args, task: Task, workers: Workers, device: torch.device):
+def load_buffers(args, task: Task, workers: Workers, device: torch.device):
     """
     Returns:
         PreferenceBuffer; ReplayBuffer, or None without --use-replay; fingerprints of their files.

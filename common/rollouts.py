@@ -17,13 +17,11 @@ import numpy as np
 from common import suites
 from common.errors import InputError, WorkersError, simulator_remedy
 from common.seeds import start_of_evaluation
-from common.suites.base import Episode, Task
+from common.suites.base import Task
 from common.workers import Workers
 
 RENDER_EVERY = 4
 """steps between two frames of a video: rendering without a GPU takes about 0.2 s a frame"""
-REPLAY_GAP = 1e-3
-"""largest difference of a replayed observation from the recorded one: another processor rounds differently"""
 VP9 = "-crf 30 -b:v 0 -deadline realtime -cpu-used 8".split()
 """ffmpeg's options for a WebM. Browsers bring VP9 along; for H.264 Firefox on Linux needs the system's libavcodec"""
 Act = Callable[[np.ndarray], np.ndarray]  # what acts in an episode: (O,) -> (A,), such as common.actors.Actor
@@ -98,24 +96,6 @@ def columns(episodes: list[dict]) -> dict[str, np.ndarray | None]:
         said = any(value is not None for value in values)
         table[name] = np.array([value or 0.0 for value in values]) if said else None
     return table
-
-
-def film(task: Task, episode: Episode, first: int, steps: int, path: Path, frames: int, fps: int) -> str:
-    """Write a video of `frames` states, evenly spaced over steps `first` to `first + steps - 1` of a recorded episode.
-
-    Returns:
-        Empty, or in a few words why there is none: a replay proves itself by the recorded observations.
-    """
-    sim, pictures = simulator(task, True), []
-    wanted = set(np.linspace(first, first + steps - 1, min(frames, steps)).round().astype(int))
-    for t, obs in zip(range(first, first + steps), suites.SUITES[task.suite].replay(sim, episode, first), strict=False):
-        gap = np.abs(obs - episode.obs[t]).max()
-        if not gap <= REPLAY_GAP:
-            return f"the replay of an episode differs from its recording by {gap:.2g} at step {t}"
-        if t in wanted:
-            pictures.append(sim.unwrapped.render())
-    write_video(path, pictures, fps)
-    return ""
 
 
 def write_video(path: Path, frames: list[np.ndarray], fps: int = 20) -> None:

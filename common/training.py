@@ -77,7 +77,7 @@ class Experiment:
         if self.args.capture_video:
             require_rendering(self.workers, self.task)
         began = time.perf_counter()
-        pairs, replay, fingerprints = data.load(self.args, self.task, self.workers, self.device)
+        pairs, replay, fingerprints = data.load_buffers(self.args, self.task, self.workers, self.device)
         check(pairs, replay)
         for folder in todo:
             folder.time["data"] += time.perf_counter() - began

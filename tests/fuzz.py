@@ -31,7 +31,8 @@ from common.data import read_preferences
 from common.errors import InputError
 from common.suites.base import Labels, Preferences, pairs_by_index
 from common.trees import read_saved
-from tools.answers import Answers, draw_pairs, merge
+from tools.label.answers import merge, open_answers
+from tools.label.questions import draw_questions
 
 TASK = suites.resolve("drawer-open-v2")
 MINARI = "minari:me/fuzzed-v0"
@@ -82,8 +83,9 @@ def labels(path: Path) -> list:
 def answers(path: Path) -> list:
     """Of a labeller who resumes; beside the file lies its dataset."""
     data = path.with_name("dataset.hdf5")
-    with Answers(path, PROJECT | {"dataset": fingerprint(data)}) as found:
-        asked = draw_pairs(suites.SUITES["metaworld"].read_episodes(data, TASK), max(20, found.pairs), found.project)
+    with open_answers(path, PROJECT | {"dataset": fingerprint(data)}) as found:
+        episodes = suites.SUITES["metaworld"].read_episodes(data, TASK)
+        asked = draw_questions(episodes, max(20, found.pairs), found.project)
         return [*found.labels(asked).items(), *found.summary(asked)]
 
 

@@ -39,7 +39,7 @@ def serve(run: Callable[[int], None], updates: int = 1, seconds: float = 1.0) ->
 
 
 # ---------------------------------------------------------------- the code of others
-def load(path: Path, *absent: str):
+def load_peer(path: Path, *absent: str):
     """A script of others as a module. `absent`: what it imports for environments and logs; nobody calls it."""
     sys.modules |= {name: MagicMock() for name in absent}
     spec = importlib.util.spec_from_file_location("peer", path)
@@ -63,7 +63,7 @@ def unifloral(root: Path, _threads: int, seeds: int) -> Run:
     import jax.numpy as jnp
 
     jax.devices()  # started before the script overwrites XLA_FLAGS
-    peer = load(root / "algorithms/iql.py", "d4rl", "gym", "wandb")
+    peer = load_peer(root / "algorithms/iql.py", "d4rl", "gym", "wandb")
     args, data = peer.Args(), {name: jnp.array(x) for name, x in transitions().items()}
     dataset = peer.Transition(data["observations"], data["actions"], data["rewards"], data["next_observations"],
                               data["terminals"])  # fmt: skip
@@ -107,7 +107,7 @@ def jax_corl(root: Path, _threads: int, _seeds: int) -> Run:
     import jax.numpy as jnp
 
     jax.devices()
-    peer = load(root / "algos/iql.py", "d4rl", "gym", "wandb")
+    peer = load_peer(root / "algos/iql.py", "d4rl", "gym", "wandb")
     data = {name: jnp.array(x) for name, x in transitions().items()}
     dataset = peer.Transition(*data.values(), dones_float=data["terminals"])
     rng = jax.random.PRNGKey(0)
@@ -129,7 +129,7 @@ def corl(root: Path, threads: int, _seeds: int) -> Run:
     import torch
 
     torch.set_num_threads(threads)
-    peer = load(root / "algorithms/offline/iql.py", "d4rl", "gym", "pyrallis", "wandb")
+    peer = load_peer(root / "algorithms/offline/iql.py", "d4rl", "gym", "pyrallis", "wandb")
     config = peer.TrainConfig(device="cpu")
     buffer = peer.ReplayBuffer(OBS_DIM, ACT_DIM, ROWS, config.device)
     buffer.load_d4rl_dataset(transitions())

@@ -115,7 +115,8 @@ def check_command(words: list[str], own: set[str]) -> None:
         case ["python", script] if script in own:
             return
         case ["python", "-m", name, *rest]:
-            module = importlib.import_module(name)
+            package = (REPOSITORY / name.replace(".", "/")).is_dir()
+            module = importlib.import_module(f"{name}.__main__" if package else name)
             if name.startswith("tools."):
                 cls = next(c for c in vars(module).values() if is_dataclass(c) and c.__name__.endswith("Args"))
                 needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]

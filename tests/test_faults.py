@@ -44,7 +44,8 @@ from common.workers import Workers
 from tests.conftest import REPOSITORY, SHIPPED, SMALL, SMALL_OF, command, environment
 from tests.fuzz import MINARI, PROJECT
 from tests.test_scripts import assert_same_run, children, start_until
-from tools.answers import CHOICES, Answers, ask
+from tools.label.answers import CHOICES, open_answers
+from tools.label.questions import ask
 
 SCRIPTS = SHIPPED
 
@@ -360,7 +361,7 @@ def good_files(seed: Path, data_dir: Path, folder: Path) -> list[tuple[str, Path
     np.savez(folder / "p.npz", obs_1=obs[0], obs_2=obs[1], action_1=action[0], action_2=action[1], label=np.ones(4))
     for name, numbers in (("labels", np.arange(20) % 3 - 1), ("first", np.arange(20)), ("second", np.arange(250, 270))):
         (folder / f"{name}.pkl").write_bytes(pickle.dumps(numbers))
-    with Answers(folder / "a.jsonl", PROJECT | {"dataset": fingerprint(dataset)}) as answers:
+    with open_answers(folder / "a.jsonl", PROJECT | {"dataset": fingerprint(dataset)}) as answers:
         for question in ask(20, 0):
             answers.add(question, 0, CHOICES[question.number % 3], 1.5, 0.2)
     with h5py.File(hopper, "w") as file:

@@ -17,7 +17,7 @@ import torch
 from algorithms import ipl_iql
 from common import seed_folder, suites
 from common.cli import default_args, parse_args
-from common.data import load
+from common.data import load_buffers
 from common.errors import InputError
 from common.rollouts import rollout
 from common.workers import Workers
@@ -135,7 +135,7 @@ def test_pairs_of_another_size_or_none(module, tmp_path):
         line = ["--env", env, *map(str, words)]
         args = parse_args(default_args(ipl_iql.Args, ipl_iql.DEFAULTS, line), line)
         with pytest.raises(InputError) as error:
-            load(args, suites.resolve(env), Workers(1), "cpu")
+            load_buffers(args, suites.resolve(env), Workers(1), "cpu")
         assert said in str(error.value) and "\n" not in str(error.value), str(error.value)
 
 
@@ -145,7 +145,7 @@ def test_pairs_that_nearly_all_tie_are_named(module, tmp_path, capsys, ties):
     np.savez(tmp_path / "pairs.npz", **pairs | {"label": np.where(np.arange(30) < ties, 0.5, 1.0)})
     line = ["--env", f"{module}:Good-v0", "--preferences", str(tmp_path / "pairs.npz"), "--segment-length", "8"]
     args = parse_args(default_args(ipl_iql.Args, ipl_iql.DEFAULTS, line), line)
-    load(args, suites.resolve(args.env), Workers(1), "cpu")
+    load_buffers(args, suites.resolve(args.env), Workers(1), "cpu")
     assert ("29 of 30 pairs are ties" in capsys.readouterr().err) == (ties == 29)
 
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ FLOORS = (
     ("common.seed_folder",),
     ("common.training",),
 )
-NO_TORCH = ("common.arrays", "common.seeds", "common.suites", "common.rollouts", "common.workers")
+NO_TORCH = ("common.arrays", "common.seeds", "common.suites", "common.rollouts", "common.workers", "tools.label.clips")
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:
@@ -65,11 +66,18 @@ def test_arrows_go_one_way():
             assert at_top, f"{name} imports {other} inside a function"
             assert floor[other] <= floor[name] and other != name, f"{name} imports {other}, which stands above it"
     assert seen == set(floor)
-    for path in (REPOSITORY / "tools").glob("*.py"):
+    for path in (REPOSITORY / "tools").rglob("*.py"):
         assert {other.split(".")[0] for other, _ in imports(path)} <= {"common", "tools"}, path
     for script in SHIPPED:
         others = {other.split(".")[0] for other, _ in imports(REPOSITORY / f"algorithms/{script}.py")}
         assert others <= {"common"}, script
+
+
+def test_every_package_is_installed():
+    files = [path for top in ("common", "tools") for path in (REPOSITORY / top).rglob("*.py")]
+    listed = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {".".join(path.parent.relative_to(REPOSITORY).parts) for path in files}
+    assert folders | {"algorithms"} == set(listed)
 
 
 def test_a_worker_imports_no_torch():
@@ -93,7 +101,7 @@ def test_a_suite_keeps_the_contract(name):
 
 
 def test_no_suite_is_named_outside_its_file():
-    for path in (*(REPOSITORY / "common").rglob("*.py"), *(REPOSITORY / "tools").glob("*.py")):
+    for path in (*(REPOSITORY / "common").rglob("*.py"), *(REPOSITORY / "tools").rglob("*.py")):
         comparisons = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Compare)]
         constants = {part.value for node in comparisons for part in ast.walk(node) if isinstance(part, ast.Constant)}
         assert not set(map(str, constants)) & set(suites.SUITES), f"{path}: compares with the name of a suite"

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,14 +27,16 @@ from common import suites
 from common.arrays import read_arrays
 from common.data import read_preferences
 from common.errors import InputError
-from common.rollouts import film, require_rendering
+from common.rollouts import require_rendering
 from common.suites.base import Episode
 from common.workers import Workers
 from tests.conftest import REPOSITORY, command, environment
 from tests.test_suites import episode as roll
 from tests.test_suites import write_d4rl, write_robomimic
-from tools.answers import Answers, Pairs, ask, draw_pairs, kappa, majority, write_pairs
-from tools.label_server import Session, make_app, serve
+from tools.label.answers import kappa, majority, open_answers, write_pairs
+from tools.label.clips import Clips, render_clip
+from tools.label.questions import Pairs, ask, draw_questions
+from tools.label.server import Session, make_app, serve
 
 TASK = suites.resolve("drawer-open-v2")
 CHROME, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -45,13 +48,11 @@ needs_browser = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def can_render():
-    workers = Workers(1)
-    try:
-        require_rendering(workers, TASK)
-    except InputError as error:
-        pytest.skip(str(error))
-    finally:
-        workers.close()
+    with closing(Workers(1)) as workers:
+        try:
+            require_rendering(workers, TASK)
+        except InputError as error:
+            pytest.skip(str(error))
 
 
 def rendering(data_dir: Path, folder: Path) -> dict:
@@ -156,7 +157,7 @@ def test_a_person_labels_ten_pairs(data_dir, tmp_path, can_render):
     arguments = ["--env", "drawer-open-v2", "--pairs", 10, "--frames", 4]
     dataset = next((data_dir / "metaworld").glob("*.hdf5"))
     episodes = suites.SUITES["metaworld"].read_episodes(dataset, TASK)
-    pairs = draw_pairs(episodes, 10, {"steps": 25, "seed": 0, "balance": False})
+    pairs = draw_questions(episodes, 10, {"steps": 25, "seed": 0, "balance": False})
     answers = "left right equal skip left right right left equal right left".split()
     label, person = Label(data_dir, tmp_path, *arguments), Person()
     try:
@@ -225,15 +226,15 @@ PROJECT = {"env": "drawer-open-v2", "dataset": "0", "seed": 3, "balance": False,
 
 
 def test_pairs_are_drawn_uniformly_and_stay_when_more_are_asked_for():
-    few, many = (draw_pairs(made_up(), n, PROJECT) for n in (20, 2000))
+    few, many = (draw_questions(made_up(), n, PROJECT) for n in (20, 2000))
     assert (few.segments == many.segments[:20]).all() and few.questions == many.questions[: len(few.questions)]
     episode, first = many.segments.reshape(-1, 2).T
     assert set(episode) == {0, 2} and first[episode == 0].max() == 15 and first[episode == 2].max() == 35
     assert abs((episode == 0).mean() - 16 / 52) < 0.03
-    balanced = draw_pairs(made_up(), 2000, PROJECT | {"balance": True}).segments[..., 1]
+    balanced = draw_questions(made_up(), 2000, PROJECT | {"balance": True}).segments[..., 1]
     assert (balanced.max(1) >= 13).all() and abs((balanced[:, 0] > balanced[:, 1]).mean() - 0.5) < 0.05
     with pytest.raises(InputError, match="25 steps"):
-        draw_pairs(made_up((24, 3)), 4, PROJECT)
+        draw_questions(made_up((24, 3)), 4, PROJECT)
 
 
 def test_one_pair_in_ten_comes_again_with_its_sides_swapped():
@@ -248,28 +249,28 @@ def test_one_pair_in_ten_comes_again_with_its_sides_swapped():
 
 def test_sides_are_put_right_and_answers_counted_once(tmp_path):
     pairs = Pairs(np.zeros((10, 2, 2), int), 25, ask(10, 0))
-    with Answers(tmp_path / "a.jsonl", PROJECT) as answers:
+    with open_answers(tmp_path / "a.jsonl", PROJECT) as answers:
         for q in pairs.questions:
             assert answers.add(q, 0, "right", 1.0, 0.0) and not answers.add(q, 0, "left", 1.0, 0.0)
         assert answers.labels(pairs) == {q.pair: float(not q.swapped) for q in pairs.questions if not q.again}
         assert answers.agreement(pairs) == (0, 1)  # always "right": its own opposite
         assert answers.add(pairs.questions[-1], 1, "left", 1.0, 0.0) and answers.agreement(pairs) == (1, 1)
         assert answers.add(pairs.questions[0], 1, "skip", 1.0, 0.0) and len(answers.labels(pairs)) == 9
-        with pytest.raises(InputError, match="open in another process"), Answers(answers.path, PROJECT):
+        with pytest.raises(InputError, match="open in another process"), open_answers(answers.path, PROJECT):
             pass
-    with Answers(tmp_path / "a.jsonl", PROJECT) as again:
+    with open_answers(tmp_path / "a.jsonl", PROJECT) as again:
         assert again.labels(pairs) == answers.labels(pairs) and again.times == answers.times
-    with pytest.raises(InputError, match="begun with seed 3, not 4"), Answers(answers.path, PROJECT | {"seed": 4}):
+    with pytest.raises(InputError, match="begun with seed 3, not 4"), open_answers(answers.path, PROJECT | {"seed": 4}):
         pass
 
 
 def test_a_cut_line_is_dropped_and_a_wrong_one_named(tmp_path):
     path, question = tmp_path / "a.jsonl", ask(10, 0)
-    with Answers(path, PROJECT) as answers:
+    with open_answers(path, PROJECT) as answers:
         answers.add(question[0], 0, "left", 1.0, 0.0)
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"question": 1, "pai')
-    with Answers(path, PROJECT) as answers:
+    with open_answers(path, PROJECT) as answers:
         assert list(answers.given) == [0]
         answers.add(question[1], 0, "left", 1.0, 0.0)
     assert [line["question"] for line in read_lines(path)[1:]] == [0, 1]
@@ -277,7 +278,7 @@ def test_a_cut_line_is_dropped_and_a_wrong_one_named(tmp_path):
     steps = json.dumps(PROJECT | {"steps": "x"}).encode()
     for content, line in ((whole + b'{"question": 1}', 3), (whole + long, 3), (steps, 1), (b'{"env": "x"}', 1)):
         path.write_bytes(content + b"\n")
-        with pytest.raises(InputError, match=f"line {line} is no answer"), Answers(path, PROJECT):
+        with pytest.raises(InputError, match=f"line {line} is no answer"), open_answers(path, PROJECT):
             pass
 
 
@@ -286,10 +287,11 @@ def test_a_full_disk_loses_nothing(tmp_path):
     """The file-size limit of the process stands for the disk's end: the line does not fit whole."""
     code = f"""
 import resource, signal, sys
-from tools.answers import Answers, ask
+from tools.label.answers import open_answers
+from tools.label.questions import ask
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from pathlib import Path
-with Answers(Path("a.jsonl"), {PROJECT!r}) as answers:
+with open_answers(Path("a.jsonl"), {PROJECT!r}) as answers:
     questions = ask(10, 0)
     answers.add(questions[0], 0, "left", 1.0, 0.0)
     resource.setrlimit(resource.RLIMIT_FSIZE, (answers.end + 20, -1))
@@ -323,7 +325,7 @@ def test_labellers_are_merged(data_dir, tmp_path):
     votes = {"anna": "left left equal", "ben": "left right skip", "eva": "right left left"}
     questions = ask(3, project["seed"])
     for name, choices in votes.items():
-        with Answers(tmp_path / f"labels/drawer-open-v2-{name}.jsonl", project) as answers:
+        with open_answers(tmp_path / f"labels/drawer-open-v2-{name}.jsonl", project) as answers:
             for question, choice in zip(questions, choices.split(), strict=True):
                 answers.add(question, 0, choice, 1.0, 0.0)
     options = environment(data_dir, tmp_path)
@@ -342,22 +344,14 @@ def test_labellers_are_merged(data_dir, tmp_path):
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     """Ten made-up pairs without videos: the session, its application, the answers."""
-
-    class NoFilms:
-        def path(self, segment, steps) -> Path:
-            return folder / "none.webm"
-
-        def why_not(self, path) -> str:
-            return ""
-
     folder, episodes = tmp_path_factory.mktemp("app"), made_up()
-    pairs = draw_pairs(episodes, 10, PROJECT)
-    with Answers(folder / "a.jsonl", PROJECT) as answers:
+    pairs = draw_questions(episodes, 10, PROJECT)
+    with open_answers(folder / "a.jsonl", PROJECT) as answers:
 
         def save() -> str:
-            return f"train {write_pairs(folder / 'a.npz', episodes, pairs, answers.labels(pairs), TASK)}"
+            return f"train {write_pairs(folder / 'a.npz', episodes, pairs, answers.labels(pairs).items(), TASK)}"
 
-        session = Session(answers, pairs, NoFilms(), save)
+        session = Session(answers, pairs, Clips(TASK, episodes, pairs, folder, 2, Workers(1)), save)
         yield session, make_app("token", ["127.0.0.1:80"], "Which?", session), answers
 
 
@@ -376,8 +370,7 @@ paths = st.sampled_from(["/token/", "/token/answer", "/token/question", "/token/
 @pytest.fixture(scope="module")
 def port(app):
     """A real server of the same session."""
-    session, hosts = app[0], lambda host, port: [f"{host}:{port}"]
-    with serve("127.0.0.1", 0, "token", hosts, "Which?", session) as number:
+    with serve("127.0.0.1", 0, "token", "Which?", app[0]) as number:
         yield number
 
 
@@ -437,11 +430,8 @@ def test_a_replay_that_differs_is_refused(data_dir, tmp_path, can_render, monkey
     dataset = next((data_dir / "metaworld").glob("*.hdf5"))
     episode = suites.SUITES["metaworld"].read_episodes(dataset, TASK)[0]
     episode.action[3] = -episode.action[3]
-    workers = Workers(1)
-    try:
-        (why,) = workers.run(film, [(TASK, episode, 0, 25, tmp_path / "a.webm", 2, 8)])
-    finally:
-        workers.close()
+    with closing(Workers(1)) as workers:
+        (why,) = workers.run(render_clip, [(TASK, episode, 0, 25, 2, tmp_path / "a.webm")])
     assert why.startswith("the replay of an episode differs from its recording") and not (tmp_path / "a.webm").exists()
 
 

@@ -28,7 +28,8 @@ from common.trees import read_saved
 from common.workers import Workers
 from tests.conftest import REPOSITORY, environment
 from tests.test_suites import write_robomimic
-from tools import dataset, label, reward
+from tools import dataset, reward
+from tools.label import __main__ as label
 
 OWN = Task("gym", "Own-v0", 3, 2, 0, (0.0, 0.0), (1.0, 1.0))
 

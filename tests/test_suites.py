@@ -648,7 +648,7 @@ def test_released_pairs_are_downloaded_and_trained_on(mirrors, files, tmp_path, 
     monkeypatch.delenv("IPL_DATA_DIR", raising=False)
     line = ["--env", env, "--preference-labels", "released", "--no-use-replay", "--segment-length", "8"]
     args = parse_args(default_args(ipl_iql.Args, ipl_iql.DEFAULTS, line), [*line, "--data-dir", str(tmp_path)])
-    pairs, replay, fingerprints = data.load(args, resolve(env), Workers(1), "cpu")
+    pairs, replay, fingerprints = data.load_buffers(args, resolve(env), Workers(1), "cpu")
     with np.load(files["folder"] / name) as released:
         assert np.array_equal(pairs.label.numpy(), released["label"].astype(np.float32))
     assert replay is None and set(fingerprints) == {"preferences"}

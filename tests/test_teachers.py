@@ -52,7 +52,7 @@ def drawn(pairs: int = 4000) -> Preferences:
     rng = np.random.default_rng(0)
     reward, start = rng.normal(size=5000), rng.integers(0, 4996, (pairs, 2))
     p = Preferences(np.zeros((5000, 1)), np.zeros((5000, 1)), start, np.zeros(pairs), 4, reward)
-    return teachers.relabel(p, teachers.Teacher())
+    return teachers.labelled_by(p, teachers.Teacher())
 
 
 def returns(p: Preferences) -> np.ndarray:
@@ -61,14 +61,14 @@ def returns(p: Preferences) -> np.ndarray:
 
 def test_mistakes_flip_their_share_and_more_are_the_same_and_others():
     p = drawn()
-    wrong = [teachers.relabel(p, teachers.parse((f"mistake={share}",))).label != p.label for share in (0.1, 0.4, 1)]
+    wrong = [teachers.labelled_by(p, teachers.parse((f"mistake={share}",))).label != p.label for share in (0.1, 0.4, 1)]
     assert [flips.mean() for flips in wrong] == pytest.approx([0.1, 0.4, 1], abs=0.02)
     assert not (wrong[0] & ~wrong[1]).any()
 
 
 def test_equal_and_skip():
     p = drawn()
-    equal, skip = (teachers.relabel(p, teachers.parse((word,))) for word in ("equal=1.5", "skip=0"))
+    equal, skip = (teachers.labelled_by(p, teachers.parse((word,))) for word in ("equal=1.5", "skip=0"))
     assert np.array_equal(equal.label == 0.5, np.abs(np.diff(returns(p)))[:, 0] < 1.5)
     assert np.array_equal(skip.start, p.start[returns(p).max(1) >= 0]) and len(skip.label) < len(p.label)
 
@@ -76,9 +76,9 @@ def test_equal_and_skip():
 def test_beta_is_bradley_terrys_and_myopia_counts_the_last_steps():
     p = drawn()
     better = np.diff(returns(p))[:, 0]
-    label, near = teachers.relabel(p, teachers.parse(("beta=0.5",))).label, (better > 1) & (better < 2)
+    label, near = teachers.labelled_by(p, teachers.parse(("beta=0.5",))).label, (better > 1) & (better < 2)
     assert label[near].mean() == pytest.approx((1 / (1 + np.exp(-0.5 * better[near]))).mean(), abs=0.06)
-    last = teachers.relabel(p, teachers.parse(("myopic=0",))).label
+    last = teachers.labelled_by(p, teachers.parse(("myopic=0",))).label
     assert np.array_equal(last, 0.5 + 0.5 * np.sign(np.diff(p.reward[p.start + 3])[:, 0]))
 
 
@@ -91,11 +91,11 @@ def test_bad_words_are_refused_in_one_line(word, tmp_path):
 
 def test_what_cannot_be_taught_is_refused(tmp_path):
     with pytest.raises(InputError, match="skips all pairs"):
-        teachers.relabel(drawn(), teachers.parse(("skip=1e9",)))
+        teachers.labelled_by(drawn(), teachers.parse(("skip=1e9",)))
     with pytest.raises(InputError, match=r"--out x\.txt"):
         dataset.main(dataset.DatasetArgs(env=ENV, data_dir=tmp_path, teacher=("perfect",), out="x.txt"))
 
 
 def test_described():
-    p = teachers.relabel(drawn(), teachers.parse(("mistake=0.25",)))
+    p = teachers.labelled_by(drawn(), teachers.parse(("mistake=0.25",)))
     assert "4000 pairs of 4 steps" in describe_pairs(p)[0] and "74 % of the 4000" in describe_pairs(p)[1]

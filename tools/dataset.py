@@ -10,6 +10,7 @@ A training run does the same where data are missing.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -80,12 +81,9 @@ def find_dataset(args: DatasetArgs, task: Task) -> Path:
     """--dataset, or the environment's own, built or downloaded if it is not there."""
     if args.dataset:
         return Path(args.dataset)
-    workers = Workers(args.workers or available_cpus())
-    try:
-        recipe = Recipe(args.episodes, args.noise, args.seed, args.pairs)
+    recipe = Recipe(args.episodes, args.noise, args.seed, args.pairs)
+    with closing(Workers(args.workers or available_cpus())) as workers:
         return suites.own_dataset(task, args.data_dir, workers, "name one with --dataset FILE.hdf5", recipe)
-    finally:
-        workers.close()
 
 
 def teach(args: DatasetArgs, task: Task) -> Path:
@@ -93,7 +91,7 @@ def teach(args: DatasetArgs, task: Task) -> Path:
     teacher, out = teachers.parse(args.teacher), Path(args.out)
     if out.suffix != ".npz":
         raise InputError(f"--out {args.out}: --teacher writes a file that ends in .npz; name it")
-    pairs = teachers.relabel(read_preferences(find_dataset(args, task), task), teacher)
+    pairs = teachers.labelled_by(read_preferences(find_dataset(args, task), task), teacher)
     teachers.write(out, pairs, teacher)
     print(out, *describe_pairs(pairs), sep="\n")
     return out

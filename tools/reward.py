@@ -437,7 +437,7 @@ def film(run: Learned, path: Path, seed: int) -> None:
 
 
 # ---------------------------------------------------------------- relabelling
-def relabel(run: Learned, target: str) -> None:
+def write_dataset(run: Learned, target: str) -> None:
     """The offline dataset with the learned reward, in its own layout; run and commit in its attributes.
 
     Raises:
@@ -540,7 +540,7 @@ def main(args: RewardArgs) -> None:
     if args.film:
         film(runs[0], Path(args.film), args.seed)
     if args.relabel:
-        relabel(runs[0], args.relabel)
+        write_dataset(runs[0], args.relabel)
     if args.film or args.relabel:
         return
     measured = [look(run, args) for run in runs]

@@ -52,7 +52,7 @@ def parse(words: tuple[str, ...]) -> Teacher:
     return Teacher(**values)
 
 
-def relabel(p: Preferences, teacher: Teacher) -> Preferences:
+def labelled_by(p: Preferences, teacher: Teacher) -> Preferences:
     """The pairs of `p` as `teacher` labels them, without those that it skips.
 
     As in B-Pref, `skip` and `equal` look at the plain returns, and a tie is decided after a mistake. Draws depend on

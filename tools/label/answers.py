@@ -1,4 +1,4 @@
-"""The questions of tools.label, the answers to them as an append-only file, and the NPZ that is made of both.
+"""The answers as an append-only file, and the NPZ that is made of them, of one labeller or of several.
 
 A file of answers is JSON, one object a line. The first line says of which pairs the questions are. Each other one is an
 answer; of two answers to one question the later counts. A line without an end was cut by a crash, before the page was
@@ -14,7 +14,8 @@ import os
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,123 +25,48 @@ from common.arrays import fingerprint
 from common.data import read_preferences
 from common.errors import InputError, remedy
 from common.locks import atomic, try_lock
-from common.seeds import LABELS
 from common.suites.base import Episode, Task
+from tools.label.questions import Pairs, Question, draw_questions
 
 CHOICES = ("left", "right", "equal", "skip")
-BLOCK = 10
-"""after so many pairs one of them is asked again"""
-NEAR = 5
-"""that one is of the first so many: others come between the two times"""
 MERGED = "merged"
 """stands for the labeller's name in the merged file"""
 
 
-# ---------------------------------------------------------------- questions
-@dataclass(frozen=True)
-class Question:
-    """One showing of a pair."""
-
-    number: int
-    pair: int
-    swapped: bool  # the pair's first segment stands on the right
-    again: bool = False  # asked the second time
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """The pairs to label, and the order in which they are asked for."""
-
-    segments: np.ndarray  # (P, 2, 2): episode and first step of both segments
-    steps: int  # of a segment
-    questions: list[Question]
-
-
-def draw_pairs(episodes: list[Episode], count: int, project: dict) -> Pairs:
-    """Pairs of segments, uniform over all that fit into an episode. The first ones are the same for any `count`.
-
-    Args:
-        project: seed; steps of a segment; balance: one segment is of the better half by return.
-
-    Raises:
-        InputError: no episode is as long as a segment.
-    """
-    steps, seed = project["steps"], project["seed"]
-    windows = np.array([max(0, len(e.reward) - steps + 1) for e in episodes])
-    ends = np.cumsum(windows)
-    if not ends[-1]:
-        raise InputError(f"the dataset has no episode as long as a segment, {steps} steps; choose another --dataset")
-    draw = np.random.default_rng([LABELS, seed, 0]).integers(0, ends[-1], (count, 2))
-    if project["balance"]:
-        sums = [np.cumsum(np.append(0.0, e.reward.astype(np.float64))) for e in episodes if len(e.reward) >= steps]
-        better = np.argsort(np.concatenate([s[steps:] - s[:-steps] for s in sums]), kind="stable")[ends[-1] // 2 :]
-        chosen, coin = (np.random.default_rng([LABELS, seed, k]) for k in (1, 2))
-        draw[:, 0] = better[chosen.integers(0, len(better), count)]
-        draw = np.where(coin.random((count, 1)) < 0.5, draw, draw[:, ::-1])
-    episode = np.searchsorted(ends, draw, side="right")
-    segments = np.stack([episode, draw - (ends - windows)[episode]], -1)
-    return Pairs(segments, steps, ask(count, seed))
-
-
-def ask(count: int, seed: int) -> list[Question]:
-    """Every pair on random sides, and after each BLOCK of them one a second time, its sides swapped."""
-    rng, questions = np.random.default_rng([LABELS, seed, 3]), []
-    side: list[bool] = []
-    for pair in range(count):
-        side.append(bool(rng.integers(2)))
-        questions.append(Question(len(questions), pair, side[pair]))
-        if pair % BLOCK == BLOCK - 1:
-            again = pair + 1 - BLOCK + int(rng.integers(NEAR))
-            questions.append(Question(len(questions), again, not side[again], True))
-    return questions
-
-
 # ---------------------------------------------------------------- answers
 class Answers:
-    """The answers of one labeller: a file that is only appended to, open in one process at a time.
-
-    Args:
-        project: what the questions depend on; it must be that of the file.
+    """The answers of one labeller, from the content of their file. `open_answers` gives one that can be added to.
 
     Raises:
-        InputError: the file is another project's, damaged, or open in another process.
+        InputError: a line is wrong.
     """
 
-    def __init__(self, path: Path, project: dict):
-        self.path, self.project, self.lock = path, project, threading.Lock()
+    def __init__(self, path: Path, content: bytes, file=None):
+        self.path, self.file, self.lock = path, file, threading.Lock()
+        self.project: dict = {}  # the first line
         self.given: dict[int, dict] = {}  # number of the question -> its last answer
         self.times: Counter = Counter()  # number of the question -> how often it was answered
-
-    def __enter__(self) -> Answers:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = open(self.path, "a+b", buffering=0)
-            alone = try_lock(self.file)
-        except OSError as error:
-            way = remedy(error, self.path, "--labels-dir") or "choose another --labels-dir"
-            raise InputError(f"{self.path}: {error.strerror}; {way}") from None
-        if not alone:
-            self.file.close()
-            raise InputError(f"{self.path}: is open in another process; use its page, or another --name")
-        self.file.seek(0)
-        content = self.file.read()
         self.end = content.rfind(b"\n") + 1
-        found, self.given, self.times = parse(self.path, content[: self.end])
-        if not found:
-            self._append(self.project)
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
-        elif found != self.project:
-            name = next(k for k in self.project | found if found.get(k) != self.project.get(k))
-            raise InputError(f"{self.path}: was begun with {name} {found.get(name)!r}, not {self.project.get(name)!r}; "
-                             "give that, or choose another --name")  # fmt: skip
-        return self
+        for number, text in enumerate(content[: self.end].splitlines(), start=1):
+            try:
+                self._read(json.loads(text))
+            except (ValueError, KeyError, TypeError, AssertionError, RecursionError, OverflowError):
+                raise InputError(f"{path}: line {number} is no answer; delete that line") from None
 
-    def __exit__(self, *_) -> None:
-        self.file.close()
+    def _read(self, line: dict) -> None:
+        """Take one line of the file, the first one first."""
+        if not self.project:
+            assert {type(line[name]) for name in ("seed", "steps")} == {int} and type(line["balance"]) is bool
+            assert line["seed"] >= 0 < line["steps"]
+            self.project = line
+            return
+        assert line["answer"] in CHOICES and min(line["question"], line["pair"], line["waited"]) >= 0
+        assert math.isfinite(line["seconds"] + line["waited"]) and line["pair"] <= line["question"] < 1_000_000
+        assert isinstance(line["question"] + line["pair"], int) and isinstance(line["swapped"], bool)
+        self.given[line["question"]] = line
+        self.times[line["question"]] += 1
 
-    def _append(self, line: dict) -> None:
+    def append(self, line: dict) -> None:
         """Append one line; on disk when this returns. What an error leaves half-written is cut off."""
         data = memoryview(json.dumps(line).encode() + b"\n")
         os.ftruncate(self.file.fileno(), self.end)
@@ -152,6 +78,7 @@ class Answers:
             os.ftruncate(self.file.fileno(), self.end)
             raise
         self.end = os.fstat(self.file.fileno()).st_size
+        self._read(line)
 
     def add(self, question: Question, times: int, choice: str, seconds: float, waited: float) -> bool:
         """Save an answer to a question that was answered `times` times when it was shown.
@@ -164,9 +91,7 @@ class Answers:
                 return False
             line = {"question": question.number, "pair": question.pair, "swapped": question.swapped, "answer": choice}
             line |= {"seconds": round(seconds, 2), "waited": round(waited, 2), "time": round(time.time(), 2)}
-            self._append(line)
-            self.given[question.number] = line
-            self.times[question.number] += 1
+            self.append(line)
             return True
 
     @property
@@ -180,10 +105,10 @@ class Answers:
 
     def label(self, question: Question) -> float | None:
         """1: the pair's second segment is better, 0: the first, 0.5: equal; None: not answered, or cannot tell."""
-        answer = self.given[question.number]["answer"] if question.number in self.given else "skip"
-        if answer in ("skip", "equal"):
-            return 0.5 if answer == "equal" else None
-        return float((answer == "right") != question.swapped)
+        answer = self.given.get(question.number, {}).get("answer")
+        if answer in ("left", "right"):
+            return float((answer == "right") != question.swapped)
+        return 0.5 if answer == "equal" else None
 
     def agreement(self, pairs: Pairs) -> tuple[int, int]:
         """(equal answers, pairs that were answered both times)."""
@@ -205,40 +130,52 @@ class Answers:
         return [*lines, f"self-agreement: {same} of {both} pairs that came twice"] if both else lines
 
 
-def parse(path: Path, content: bytes) -> tuple[dict, dict[int, dict], Counter]:
-    """The first line, the last answer to each question, and how often each was answered. InputError: a wrong line."""
-    project: dict = {}
-    given: dict[int, dict] = {}
-    times: Counter = Counter()
-    for number, text in enumerate(content.splitlines(), start=1):
-        try:
-            line = json.loads(text)
-            if number == 1:
-                assert {type(line[name]) for name in ("seed", "steps")} == {int} and type(line["balance"]) is bool
-                assert line["seed"] >= 0 < line["steps"]
-                project = dict(line)
-                continue
-            assert line["answer"] in CHOICES and min(line["question"], line["pair"], line["waited"]) >= 0
-            assert math.isfinite(line["seconds"] + line["waited"]) and line["pair"] <= line["question"] < 1_000_000
-            assert isinstance(line["question"] + line["pair"], int) and isinstance(line["swapped"], bool)
-            given[line["question"]] = line
-            times[line["question"]] += 1
-        except (ValueError, KeyError, TypeError, AssertionError, RecursionError, OverflowError):
-            raise InputError(f"{path}: line {number} is no answer; delete that line") from None
-    return project, given, times
+@contextmanager
+def open_answers(path: Path, project: dict) -> Iterator[Answers]:
+    """The answers in a file that is only appended to, open in one process at a time.
+
+    Args:
+        project: what the questions depend on; it must be that of the file.
+
+    Raises:
+        InputError: the file is another project's, damaged, or open in another process.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed below)
+        alone = try_lock(file)
+    except OSError as error:
+        way = remedy(error, path, "--labels-dir") or "choose another --labels-dir"
+        raise InputError(f"{path}: {error.strerror}; {way}") from None
+    with file:
+        if not alone:
+            raise InputError(f"{path}: is open in another process; use its page, or another --name")
+        file.seek(0)
+        answers = Answers(path, file.read(), file)
+        if not answers.project:
+            answers.append(project)
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+        elif (found := answers.project) != project:
+            name = next(k for k in project | found if found.get(k) != project.get(k))
+            raise InputError(f"{path}: was begun with {name} {found.get(name)!r}, not {project.get(name)!r}; "
+                             "give that, or choose another --name")  # fmt: skip
+        yield answers
 
 
 # ---------------------------------------------------------------- the file that is trained on
-def write_pairs(path: Path, episodes: list[Episode], pairs: Pairs, labels, task: Task) -> int:
+def write_pairs(path: Path, episodes: list[Episode], pairs: Pairs, labels: Iterable[tuple[int, float]],
+                task: Task) -> int:  # fmt: skip
     """Write labelled pairs as the NPZ of --preferences, atomically, and read it as training will.
 
     Args:
-        labels: pair -> label, or (pair, label) where a pair has several.
+        labels: (pair, label); a pair may have several.
 
     Returns:
         Labelled pairs; without any, no file is written.
     """
-    items = sorted(labels.items()) if isinstance(labels, dict) else labels
+    items = list(labels)
     if not items:
         return 0
     arrays = {"label": np.array([value for _, value in items], np.float32),
@@ -253,7 +190,7 @@ def write_pairs(path: Path, episodes: list[Episode], pairs: Pairs, labels, task:
 
 
 # ---------------------------------------------------------------- several labellers
-def find_dataset(args, task: Task, workers) -> Path:
+def dataset_of(args, task: Task, workers) -> Path:
     """--dataset, or the environment's own. InputError: it cannot be had."""
     if args.dataset:
         return Path(args.dataset)
@@ -292,20 +229,18 @@ def merge(args, task: Task, workers) -> tuple[Path, int]:
     """
     found: dict[Path, Answers] = {}
     for path in sorted(args.labels_dir.glob("*.jsonl")):
-        content = path.read_bytes()
-        project, given, times = parse(path, content[: content.rfind(b"\n") + 1])
-        if given and project.get("env") == task.env:
-            found[path] = Answers(path, project)
-            found[path].given, found[path].times = given, times
+        answers = Answers(path, path.read_bytes())
+        if answers.given and answers.project.get("env") == task.env:
+            found[path] = answers
     if not found:
         raise InputError(f"--merge: {args.labels_dir}: holds no answers for {task.env}; label some first")
     suite, project = suites.SUITES[task.suite], next(iter(found.values())).project
-    dataset = find_dataset(args, task, workers)
+    dataset = dataset_of(args, task, workers)
     for path, answers in found.items():
         if answers.project != project | {"dataset": fingerprint(dataset), "steps": suite.segment(task)}:
             raise InputError(f"--merge: {path}: is not of the same pairs as {next(iter(found))} and {dataset}")
     episodes = suite.read_episodes(dataset, task)
-    pairs = draw_pairs(episodes, max(answers.pairs for answers in found.values()), project)
+    pairs = draw_questions(episodes, max(answers.pairs for answers in found.values()), project)
     labels = {path: answers.labels(pairs) for path, answers in found.items()}
     for answers in found.values():
         print(*answers.summary(pairs), sep="\n")

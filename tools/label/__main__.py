@@ -19,6 +19,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -26,15 +27,15 @@ from typing import Annotated
 from common import suites
 from common.arrays import fingerprint
 from common.cli import Signals, default_data_dir, parse_args, user_errors
-from common.errors import InputError, Interrupted, WorkersError
-from common.rollouts import film, require_rendering
-from common.suites.base import Episode, Task
+from common.errors import InputError, Interrupted
+from common.rollouts import require_rendering
+from common.suites.base import Task
 from common.workers import Workers, available_cpus
-from tools.answers import MERGED, Answers, Pairs, draw_pairs, find_dataset, merge, write_pairs
-from tools.label_server import Session, serve
+from tools.label.answers import MERGED, dataset_of, merge, open_answers, write_pairs
+from tools.label.clips import Clips
+from tools.label.questions import draw_questions
+from tools.label.server import Session, serve
 
-FPS = 8
-"""frames a second"""
 FEW = 16
 """pairs of a batch by default in most scripts: fewer pairs need a smaller batch"""
 
@@ -77,61 +78,17 @@ class LabelArgs:
     """processes that render; 0: one a core"""
 
 
-# ---------------------------------------------------------------- videos
-class Films:
-    """The videos of segments, rendered by worker processes in the order of the questions, and kept on disk."""
-
-    def __init__(self, task: Task, episodes: list[Episode], folder: Path, frames: int, workers: Workers):
-        self.task, self.episodes, self.folder, self.workers = task, episodes, folder, workers
-        self.frames = frames
-        self.failed: dict[Path, str] = {}
-
-    def path(self, segment: tuple[int, int], steps: int) -> Path:
-        """Where the video of `segment` = (episode, first step) is, or will be."""
-        episode, first = segment
-        return self.folder / f"episode-{episode}_first-{first}_steps-{steps}_frames-{self.frames}.webm"
-
-    def why_not(self, path: Path) -> str:
-        """Empty, or why there will be no video at `path`."""
-        return self.failed.get(path, "")
-
-    def render(self, segments: list[tuple[int, int]], steps: int) -> None:
-        """Render the videos that are missing."""
-        missing = {segment: self.path(segment, steps) for segment in segments}
-        missing = {segment: path for segment, path in missing.items() if not path.exists()}
-        jobs = [(self.task, self.episodes[episode], first, steps, path, self.frames, FPS)
-                for (episode, first), path in missing.items()]  # fmt: skip
-        try:
-            for (*_, path, _, _), why in zip(jobs, self.workers.run(film, jobs), strict=True):
-                if why:
-                    self.failed[path] = why
-        except (WorkersError, OSError) as error:
-            self.failed |= {path: str(error) for path in missing.values() if not path.exists()}
-        except Interrupted:
-            pass
-
-    def render_all(self, pairs: Pairs, order: list[int]) -> None:
-        """Render the pairs in `order`, those of a few at a time, so that what fails is known early."""
-        each = max(1, self.workers.count)
-        for i in range(0, len(order), each):
-            chosen = [tuple(map(int, segment)) for pair in order[i : i + each] for segment in pairs.segments[pair]]
-            self.render(chosen, pairs.steps)
-            if self.workers.stop():
-                return
-
-
-# ---------------------------------------------------------------- the command
-def stem(args: LabelArgs) -> Path:
-    """The labeller's files without their suffix. InputError: the name cannot be part of a file's name."""
+def files_of(args: LabelArgs) -> tuple[Path, Path]:
+    """The labeller's answers and NPZ. InputError: the name cannot be part of a file's name."""
     if (args.name and not re.fullmatch(r"[A-Za-z0-9_]{1,40}", args.name)) or args.name == MERGED:
         raise InputError(f"--name {args.name}: choose letters, digits and _, at most 40, and not {MERGED}")
-    env = re.sub(r"[^A-Za-z0-9_.-]", "-", args.env)
-    return args.labels_dir / (f"{env}-{args.name}" if args.name else env)
+    stem = re.sub(r"[^A-Za-z0-9_.-]", "-", args.env) + (f"-{args.name}" if args.name else "")
+    return args.labels_dir / f"{stem}.jsonl", args.labels_dir / f"{stem}.npz"
 
 
 def training_command(args: LabelArgs, npz: Path, labelled: int) -> str:
     """The command that trains on the answers, as it is typed in the current folder."""
-    script = os.path.relpath(Path(__file__).resolve().parent.parent / "algorithms/ipl_iql.py")
+    script = os.path.relpath(Path(__file__).resolve().parents[2] / "algorithms/ipl_iql.py")
     words = ["python", script, "--env", args.env, "--preferences", str(npz)]
     if labelled < FEW:
         words += ["--preference-batch-size", str(max(1, labelled // 2))]
@@ -142,54 +99,43 @@ def training_command(args: LabelArgs, npz: Path, labelled: int) -> str:
     return shlex.join(words)
 
 
-def addresses(host: str, port: int) -> list[str]:
-    """What browsers call this server: the values of Host that are let in."""
-    names = [host, "localhost"] if host == "127.0.0.1" else [host]
-    return [f"{name}:{port}" for name in names]
-
-
 def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> None:
     """Serve the page until Ctrl-C. Every answer is on disk by then."""
-    suite, files = suites.SUITES[task.suite], stem(args)
+    suite, (path, npz) = suites.SUITES[task.suite], files_of(args)
     if args.host in ("0.0.0.0", "::"):
         raise InputError(f"--host {args.host}: name one address of this machine, such as {socket.gethostname()}")
-    if not files.with_name(files.name + ".jsonl").exists():  # the first start: before a dataset is built for nothing
+    if not path.exists():  # the first start: before a dataset is built for nothing
         require_rendering(workers, task, f"--env {task.env}")
-    dataset = find_dataset(args, task, workers)
+    dataset = dataset_of(args, task, workers)
     episodes = suite.read_episodes(dataset, task)
     project = {"env": task.env, "dataset": fingerprint(dataset), "seed": args.seed, "balance": args.balance,
                "steps": suite.segment(task)}  # fmt: skip
-    with Answers(files.with_name(files.name + ".jsonl"), project) as answers:
-        pairs = draw_pairs(episodes, max(args.pairs, answers.pairs), project)
-        npz = files.with_name(files.name + ".npz")
-        films = Films(
-            task, episodes, args.data_dir / "videos" / f"{task.env}_{project['dataset']}", args.frames, workers
-        )
+    with open_answers(path, project) as answers:
+        pairs = draw_questions(episodes, max(args.pairs, answers.pairs), project)
+        folder = args.data_dir / "videos" / f"{task.env}_{project['dataset']}"
+        clips = Clips(task, episodes, pairs, folder, args.frames, workers)
         order = [question.pair for question in pairs.questions if question.number not in answers.given]
         print(f"{len(answers.given)} of {len(pairs.questions)} questions are answered", flush=True)
-        if order:
-            first = [tuple(map(int, segment)) for segment in pairs.segments[order[0]]]
-            if not all(films.path(segment, pairs.steps).exists() for segment in first):
-                require_rendering(workers, task, f"--env {task.env}")
-                films.render(first, pairs.steps)
-                for why in films.failed.values():
-                    raise InputError(f"{dataset}: {why}; its segments cannot be shown here, build it again")
-        token = secrets.token_urlsafe(16)
+        if order and not all(video.exists() for video in clips.paths(order[0])):
+            require_rendering(workers, task, f"--env {task.env}")
+            clips.render(order[:1])
+            for why in clips.failed.values():
+                raise InputError(f"{dataset}: {why}; its segments cannot be shown here, build it again")
 
         def save() -> str:
             """Write the NPZ; the command that trains on it."""
-            labelled = write_pairs(npz, episodes, pairs, answers.labels(pairs), task)
+            labelled = write_pairs(npz, episodes, pairs, answers.labels(pairs).items(), task)
             return training_command(args, npz, labelled) if labelled else ""
 
-        session = Session(answers, pairs, films, save)
+        session, token = Session(answers, pairs, clips, save), secrets.token_urlsafe(16)
         asked = args.question or f"Which robot does {task.env} better?"
-        with serve(args.host, args.port, token, addresses, asked, session) as port:
+        with serve(args.host, args.port, token, asked, session) as port:
             print(f"http://{args.host}:{port}/{token}/", flush=True)
             if args.remote:
                 print("on the machine with the browser, before opening that address:\n"
                       f"ssh -N -L {port}:{args.host}:{port} {getpass.getuser()}@{socket.getfqdn()}")  # fmt: skip
             print("Ctrl-C ends; the same command resumes", file=sys.stderr, flush=True)
-            renderer = threading.Thread(target=films.render_all, args=(pairs, order))
+            renderer = threading.Thread(target=clips.render_all, args=(order,))
             renderer.start()
             while not signals:
                 time.sleep(0.2)
@@ -204,20 +150,16 @@ def main(args: LabelArgs) -> None:
     if not suites.SUITES[task.suite].REPLAYS:
         raise InputError(f"--env {task.env}: its data hold no states to make pictures from; label pairs of MetaWorld, "
                          "robomimic or D4RL")  # fmt: skip
-    with Signals() as signals:
-        workers = Workers(args.workers or available_cpus(), lambda: bool(signals))
-        try:
-            if args.merge:
-                path, labelled = merge(args, task, workers)
-                print(training_command(args, path, labelled))
-            else:
-                label(args, task, workers, signals)
-        except Interrupted:
-            pass
-        finally:
-            workers.close()
+    with (Signals() as signals, closing(Workers(args.workers or available_cpus(), lambda: bool(signals))) as workers,
+          suppress(Interrupted)):  # fmt: skip
+        if args.merge:
+            path, labelled = merge(args, task, workers)
+            print(training_command(args, path, labelled))
+        else:
+            label(args, task, workers, signals)
 
 
 if __name__ == "__main__":
+    sys.argv[0] = "tools.label"  # what errors and --help call the command, not __main__.py
     with user_errors():
         main(parse_args(LabelArgs(data_dir=default_data_dir())))

@@ -1,4 +1,4 @@
-"""The page of tools.label and its server: who gets in, the next question, an answer, a video.
+"""The server of the page: who gets in, the next question, an answer, a video.
 
 The address holds a random token. A request without it, with another Host or Origin, or with a body that is not a small
 JSON object of the right fields, is refused. Paths of files come from the questions alone, never from a request.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hmac
 import html
 import logging
-import math
 import secrets
 import sys
 import threading
@@ -22,9 +21,11 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import make_server
 
 from common.errors import InputError, remedy
-from tools.answers import CHOICES, Answers, Pairs, Question
+from tools.label.answers import CHOICES, Answers
+from tools.label.clips import Clips
+from tools.label.questions import Pairs, Question
 
-PAGE = Path(__file__).with_name("label.html")
+PAGE = Path(__file__).with_name("page.html")
 SAVE_EVERY = 10
 """answers between two writings of the NPZ"""
 LARGEST_BODY = 1_000
@@ -38,8 +39,8 @@ POLICY = (
 class Session:
     """What the page shows, as JSON."""
 
-    def __init__(self, answers: Answers, pairs: Pairs, films, save: Callable[[], str]):
-        self.answers, self.pairs, self.films, self.save = answers, pairs, films, save
+    def __init__(self, answers: Answers, pairs: Pairs, clips: Clips, save: Callable[[], str]):
+        self.answers, self.pairs, self.clips, self.save = answers, pairs, clips, save
         self.saving, self.warning, self.command = threading.Lock(), "", save()
 
     def next(self) -> int:
@@ -47,57 +48,52 @@ class Session:
         numbers = (q.number for q in self.pairs.questions if q.number not in self.answers.given)
         return next(numbers, len(self.pairs.questions))
 
-    def segments(self, question: Question) -> list[tuple[int, int]]:
-        """(episode, first step) of the segment on the left and of that on the right."""
-        both = [tuple(map(int, segment)) for segment in self.pairs.segments[question.pair]]
-        return both[::-1] if question.swapped else both
+    def videos(self, question: Question) -> list[Path]:
+        """Of the segment on the left and of that on the right."""
+        return self.clips.paths(question.pair)[:: -1 if question.swapped else 1]
 
     def show(self, number: int) -> dict:
         """Question `number`, and how far the labeller is."""
         total = len(self.pairs.questions)
         same, both = self.answers.agreement(self.pairs)
         state = {"number": number, "total": total, "answered": len(self.answers.given), "done": number == total,
-                 "labelled": len(self.answers.labels(self.pairs)), "seconds": self.answers.seconds(), "same": same,
-                 "both": both, "command": self.command, "warning": self.warning}  # fmt: skip
+                 "seconds": self.answers.seconds(), "same": same, "both": both, "command": self.command,
+                 "warning": self.warning}  # fmt: skip
         if number < total:
-            paths = [self.films.path(s, self.pairs.steps) for s in self.segments(self.pairs.questions[number])]
+            paths = self.clips.paths(self.pairs.questions[number].pair)
             state |= {"ready": all(path.exists() for path in paths),
-                      "error": next(filter(None, map(self.films.why_not, paths)), ""),
+                      "error": next((self.clips.failed[path] for path in paths if path in self.clips.failed), ""),
                       "times": self.answers.times[number],
                       "answer": self.answers.given.get(number, {}).get("answer")}  # fmt: skip
         return state
 
     def answer(self, body: dict) -> bool:
-        """Save an answer; False: the question was answered meanwhile. The NPZ follows at every tenth and at the end."""
+        """Save an answer; False: the question was answered meanwhile. The NPZ follows at every tenth and at the end.
+
+        Where that file cannot be written the answers are safe, and the page says so.
+        """
         question = self.pairs.questions[body["number"]]
         if not self.answers.add(question, body["times"], body["answer"], body["seconds"], body["waited"]):
             return False
         done = len(self.answers.given)
         if done % SAVE_EVERY == 0 or done == len(self.pairs.questions) or body["times"]:
             with self.saving:
-                self.write()
+                try:
+                    self.command, self.warning = self.save(), ""
+                except (OSError, InputError) as error:
+                    self.warning = f"Your answers are saved, but not the file for training: {error}"
+                    print(self.warning, file=sys.stderr)
         return True
-
-    def write(self) -> None:
-        """Write the NPZ. Where that fails the answers are safe, and the page says so."""
-        try:
-            self.command, self.warning = self.save(), ""
-        except (OSError, InputError) as error:
-            self.warning = f"Your answers are saved, but not the file for training: {error}"
-            print(self.warning, file=sys.stderr)
-
-
-def is_number(value, kind: type | tuple, high: float) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= high
 
 
 def valid(body, questions: int) -> bool:
     """Whether a request's JSON is an answer."""
     if not isinstance(body, dict) or body.keys() != {"number", "times", "answer", "seconds", "waited"}:
         return False
-    whole = is_number(body["number"], int, questions - 1) and is_number(body["times"], int, 1e9)
-    return whole and body["answer"] in CHOICES and all(
-        is_number(body[name], (int, float), 1e6) for name in ("seconds", "waited"))  # fmt: skip
+    ranges = {"number": ((int,), questions - 1), "times": ((int,), 1e9)}
+    ranges |= dict.fromkeys(("seconds", "waited"), ((int, float), 1e6))
+    return body["answer"] in CHOICES and all(
+        type(body[name]) in types and 0 <= body[name] <= high for name, (types, high) in ranges.items())  # fmt: skip
 
 
 def make_app(token: str, hosts: list[str], question: str, session: Session) -> Flask:
@@ -156,8 +152,7 @@ def make_app(token: str, hosts: list[str], question: str, session: Session) -> F
     def video(number: int, side: str) -> Response:
         if number >= last:
             abort(404, "no such question")
-        segment = session.segments(session.pairs.questions[number])[side == "right"]
-        path = session.films.path(segment, session.pairs.steps)
+        path = session.videos(session.pairs.questions[number])[side == "right"]
         if not path.exists():
             abort(404, "not rendered yet")
         return send_file(path.resolve(), mimetype="video/webm", conditional=True, max_age=3600)
@@ -166,8 +161,7 @@ def make_app(token: str, hosts: list[str], question: str, session: Session) -> F
 
 
 @contextmanager
-def serve(host: str, port: int, token: str, hosts: Callable[[str, int], list[str]], question: str,
-          session: Session) -> Iterator[int]:  # fmt: skip
+def serve(host: str, port: int, token: str, question: str, session: Session) -> Iterator[int]:
     """Serve the page from a thread while the block runs; gives the port. InputError: host or port cannot be had."""
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)  # a line a request
     try:
@@ -175,7 +169,8 @@ def serve(host: str, port: int, token: str, hosts: Callable[[str, int], list[str
     except (OSError, SystemExit) as error:
         reason = getattr(error, "strerror", None) or "is in use, or not of this machine"
         raise InputError(f"--host {host} --port {port}: {reason}; choose others, or --port 0") from None
-    server.app = make_app(token, hosts(host, server.port), question, session)
+    names = (host, "localhost") if host == "127.0.0.1" else (host,)  # what browsers call this server
+    server.app = make_app(token, [f"{name}:{server.port}" for name in names], question, session)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

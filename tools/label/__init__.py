@@ -1,0 +1,1 @@
+"""Label pairs of segments in a browser: questions, clips, answers, server and page. `__main__.py` is the command."""
