@@ -248,13 +248,13 @@ def together(seeds: list[Seed], column: str = "value") -> pd.DataFrame:
 
 def main_table(groups: dict, smooth: int) -> list[list[str]]:
     """One row a group; `note` explains the columns."""
-    rows = [["task", "pairs", "method", "seeds", "steps", "metric", "final", "best", "last"]]
+    rows = [["task", "pairs", "method", "seeds", "steps", "metric", "final", "best"]]
     for (env, pairs, method), seeds in groups.items():
         mean = together(seeds).mean(axis=1)
         best = f"{mean.rolling(min(smooth, len(mean))).mean().max():.1f}" if len(mean) else ""  # no step in common
-        final, last = np.array([(seed.final, seed.curve.value.iloc[-1]) for seed in seeds]).T
+        final = np.array([seed.final for seed in seeds])
         rows.append([env, str(pairs or "all"), method, str(len(seeds)), span(seeds), NAMES[seeds[0].metric],
-                     cell(final), best, cell(last)])  # fmt: skip
+                     cell(final), best])  # fmt: skip
     return rows
 
 
@@ -382,7 +382,7 @@ def note(seeds: list[Seed], smooth: int) -> str:
         "Final: the mean of a seed's evaluations in the last tenth of training, averaged over seeds. "
         f"Evaluations in that tenth: {', '.join(map(str, late))}. "
         f"Best: the maximum over training of the seeds' mean curve{averaged}, as the original's plotter prints it; it "
-        "is biased upwards. Last: the evaluation at the last step. In brackets: 95 % bootstrap interval over seeds. Of "
+        "is biased upwards. In brackets: 95 % bootstrap interval over seeds. Of "
         "3 seeds it is the lowest and the highest, and holds the true mean 3 times in 4, not 95 in 100; of 2, 1 in 2. "
         f"Episodes of an evaluation: {', '.join(map(str, episodes))}. Code: {code}.{left_out}"
     )
