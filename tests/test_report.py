@@ -95,6 +95,16 @@ def test_rules_of_reporting(tmp_path):
     assert report.Seed(tmp_path, {}, pd.DataFrame({"value": [3.0]}, index=[0]), "score", 1, "", 0).final == 3  # at once
 
 
+def test_a_run_without_a_success_had_none_where_others_had_some(tmp_path):
+    """Never is a success beside a return."""
+    write_run(tmp_path / "runs", "ipl_iql", "My-v0", 50, 1, [0.0, 0.5])
+    never = write_run(tmp_path / "runs", "ipl_iql", "My-v0", 50, 2, [0.0, 0.5]) / "eval.csv"
+    never.write_text("".join(line.replace(",0.5,,", ",,,").replace(",0.0,,", ",,,") for line in never.open()))
+    assert report.read_seed(never.parent, "").metric == "return_mean"
+    seeds = report.read_seeds(ReportArgs((tmp_path / "runs",)))
+    assert [(seed.metric, seed.final) for seed in seeds] == [("success", 50.0), ("success", 0.0)]
+
+
 def test_each_fifth_of_training(tmp_path):
     """Means of eight evaluations each, without the one of step 0; change in the second half; none of shorter runs."""
     for seed, values in ((1, [1.0] + [0.0, 0.5] * 20), (2, [1.0] + [1.0] * 32 + [0.25] * 8)):

@@ -95,8 +95,10 @@ class Seed:
 
 
 # ---------------------------------------------------------------- reading
-def read_seed(folder: Path, metric: str) -> Seed:
-    """Raises ValueError, KeyError, TypeError, AttributeError or OSError where config.json or eval.csv is missing,
+def read_seed(folder: Path, metric: str, empty: str | None = None) -> Seed:
+    """`empty`: what stands for an empty cell of `metric`; None: such rows are left out.
+
+    Raises ValueError, KeyError, TypeError, AttributeError or OSError where config.json or eval.csv is missing,
     damaged or empty."""
     config = json.loads((folder / "config.json").read_text())
     data = {name: config.get("dataset_fingerprint", {}).get(name) for name in ("preferences", "dataset")}
@@ -111,7 +113,7 @@ def read_seed(folder: Path, metric: str) -> Seed:
     rows = pd.read_csv(folder / "eval.csv", dtype=str, keep_default_na=False, na_values=[""])
     rows = rows.dropna(subset=rows.columns[-1])  # a row that was cut
     metric = metric or next((name for name in NAMES if name in rows and rows[name].notna().any()), "return_mean")
-    rows = rows.dropna(subset=metric)
+    rows = rows.dropna(subset=metric) if empty is None else rows.fillna({metric: empty})
     if rows.empty:
         raise InputError(f"eval.csv has no {metric} yet")
     steps = rows["step"].astype(int)
@@ -159,6 +161,9 @@ def read_seeds(args: ReportArgs) -> list[Seed]:
     if not seeds:
         where = " ".join(map(str, args.runs))
         raise InputError(f"{where}: no run to report; a run's folder holds config.json, eval.csv")
+    solved = {seed.args["env"] for seed in seeds if seed.metric == "success"}  # others there never had a success
+    seeds = [read_seed(seed.folder, "success", "0") if seed.metric == "return_mean" and seed.args["env"] in solved
+             and not args.metric else seed for seed in seeds]  # fmt: skip
     for part in [part for parts in args.filter for part in parts]:
         name, _, pattern = part.partition("=")
         name = name.replace("-", "_")
