@@ -187,7 +187,7 @@ def test_rewards_of_pt_iql_are_those_that_it_trains_iql_on(whole, data_dir, monk
     monkeypatch.setattr(pt_iql, "train_reward", lambda *_: model)
     pairs = PreferenceBuffer(p.obs, p.action, p.start[:50], p.label[:50], p.length, p.reward, "cpu")
     replay = ReplayBuffer(t.obs, t.action, t.reward, t.next_obs, t.terminal, "cpu")
-    one = SimpleNamespace(runs=[SimpleNamespace(time={"train": 0.0})], task=run.task, check_stop=lambda: None)
+    one = SimpleNamespace(folders=[SimpleNamespace(time={"train": 0.0})], task=run.task, check_stop=lambda: None)
     trained = pt_iql.relabel(run.args, one, pairs, replay)[1].reward[0].numpy()
     assert reward.reward_of(run, t) == pytest.approx(trained, rel=1e-5, abs=1e-5) and trained.std() > 0.01
 

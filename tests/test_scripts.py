@@ -349,13 +349,10 @@ def test_wandb_offline(run, tmp_path):
         (["--lr", "nan"], "--lr"),
         (["--hidden-sizes", 0], "--hidden-sizes"),
         (["--num-critics", 0], "--num-critics"),
-        (["--seed", "one"], "--seed"),
         (["--seed", 10**20], "--seed"),
         (["--threads", 10**10], "--threads"),
-        (["--num-sedes", 3], "--num-seeds"),
         (["--device", "cuda:99"], "--device"),
         (["--device", "abacus"], "--device"),
-        (["--matmul-precision", "low"], "--matmul-precision"),
         (["--num-preferences", 61], "60 pairs"),
         (["--segment-length", 26], "--segment-length"),
         (["--preference-batch-size", 51], "--preference-batch-size"),
@@ -379,6 +376,15 @@ def test_wrong_input_is_one_line_and_status_2(data_dir, tmp_path, monkeypatch, c
     assert end.value.code == 2 and said in errors and errors.count("\n") == 1
     del end
     gc.collect()  # and with it the folder's lock
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ("--seed one", "--seed"), ("--num-sedes 3", "--num-seeds"), ("--matmul-precision low", "highest"),
+])  # fmt: skip
+def test_a_flag_that_cannot_be_parsed_is_said_in_tyros_words(capsys, words, said):
+    with pytest.raises(SystemExit) as end:
+        parse_args(importlib.import_module("algorithms.ipl_iql").Args(), words.split())
+    assert end.value.code == 2 and said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", ["--env drawr-open-v2", "--num-preferences 61", "--run-dir /proc/nowhere"])
