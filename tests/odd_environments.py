@@ -2,7 +2,7 @@
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Tuple
 
 
 class Base(gymnasium.Env):
@@ -157,3 +157,26 @@ class WrongShape(Base):
 
 for kind in (DictSuccess, FinalInfo, NanObservation, WrongShape):
     gymnasium.register(f"{kind.__name__}-v0", kind, max_episode_steps=7)
+
+
+class Nested(gymnasium.Env):
+    """What worked, and stays so: nested spaces, float64, a goal, an episode that ends with its first step."""
+
+    observation_space = Dict(
+        arm=Box(-1, 1, (2, 2), np.float64), mode=Tuple((Discrete(3), MultiBinary(2))),
+        goal=Dict(achieved_goal=Box(-1, 1, (3,)), desired_goal=Box(-1, 1, (3,))),
+    )  # fmt: skip
+    action_space = Box(np.array([-2.0, 0.0]), np.array([3.0, 1.0]), dtype=np.float64)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 1.0, True, False, {}
+
+
+gymnasium.register("Nested-v0", Nested, max_episode_steps=9)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
+import resource
 import subprocess
 from pathlib import Path
 
@@ -253,14 +255,14 @@ def test_the_defaults_learn(env, controller, judge, tmp_path):
 
 
 # ---------------------------------------------------------------- environments that are seeds of trouble
-def odd_run(folder: Path, name: str, steps: int = 20) -> tuple[subprocess.CompletedProcess, list[dict]]:
+def odd_run(folder: Path, name: str, *more, obs_dim: int = 3, **options) -> tuple[subprocess.CompletedProcess, list]:
     """A run on an environment of tests/odd_environments.py, and its rows of eval.csv."""
-    pairs = write_pairs(folder / "pairs.npz", 3, 2, scale=0.9)
-    options = environment(folder, folder)
+    pairs = write_pairs(folder / "pairs.npz", obs_dim, 2, scale=0.9)
+    options = environment(folder, folder) | options
     options["env"]["PYTHONPATH"] = str(REPOSITORY)
     arguments = ["--env", f"tests.odd_environments:{name}-v0", "--preferences", pairs, "--hidden-sizes", 8,
-                 "--segment-length", 3, "--preference-batch-size", 4, "--total-steps", steps, "--eval-every", 10,
-                 "--threads", 1, "--no-compile", "--device", "cpu", "--run-dir", "run"]  # fmt: skip
+                 "--segment-length", 3, "--preference-batch-size", 4, "--total-steps", 20, "--eval-every", 10,
+                 "--threads", 1, "--no-compile", "--device", "cpu", "--run-dir", "run", *more]  # fmt: skip
     done = subprocess.run(command("ipl_iql", *arguments), **options)
     table = folder / "run/seed-1/eval.csv"
     return done, list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
@@ -340,3 +342,14 @@ def test_a_success_that_is_no_number_is_one_line(tmp_path):
     done, _ = odd_run(tmp_path, "DictSuccess")
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "info['success'] is {'reached': True} (dict)" in done.stderr
+
+
+def test_nested_spaces_and_many_seeds_with_few_files_no_home_and_another_jobs_variables(tmp_path):
+    env = {**os.environ, "SLURM_JOB_ID": "77", "SLURM_NTASKS": "8", "SLURM_PROCID": "3", "SLURM_CPUS_PER_TASK": "1"}
+    env.pop("HOME", None)
+    few = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))  # noqa: E731
+    more = ("--num-seeds", 64, "--eval-episodes", 1)
+    done, rows = odd_run(tmp_path, "Nested", *more, obs_dim=15, env=env, preexec_fn=few)
+    assert done.returncode == 0, done.stderr
+    assert [(row["length"], row["return_mean"]) for row in rows] == [("1.0", "1.0")] * 3
+    assert len(list(tmp_path.glob("run/seed-*/final.pt"))) == 64
