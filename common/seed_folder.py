@@ -208,7 +208,7 @@ class SeedFolder:
             self.log.write_table(self.folder / "eval.csv", rows)
         elif row["success"] is None and any(shown):
             row["success"] = 0.0
-        if quality(row) > max(map(quality, rows), default=(-math.inf, -math.inf)):
+        if quality(row | {"step": step}) > max(map(quality, rows), default=(-math.inf,)):
             self.save_actor("best.pt", step, actor)
         self.log.row("time", step, {f"time/{phase}": seconds for phase, seconds in self.time.items()})
         self.log.row("eval", step, row)
@@ -238,7 +238,7 @@ class SeedFolder:
         """Success, score and return at the last and at the best evaluation, from eval.csv."""
         with open(self.folder / "eval.csv", newline="") as file:
             rows = list(csv.DictReader(file))
-        best = max(rows, key=lambda row: (quality(row), -int(row["step"])))
+        best = max(rows, key=quality)
         numbers = [{k: float(v) if v else None for k, v in row.items()} for row in (rows[-1], best)]
         return {"last": numbers[0], "best": numbers[1], "time": self.time}
 
@@ -254,7 +254,9 @@ def headline(row: dict) -> tuple[str, float]:
     return name, float(row[name])
 
 
-def quality(row: dict) -> tuple[float, float]:
-    """What makes an evaluation better: its headline, then the return. One that is not finite never is."""
-    numbers = headline(row)[1], float(row["return_mean"])
-    return numbers if all(map(math.isfinite, numbers)) else (-math.inf, -math.inf)
+def quality(row: dict) -> tuple[float, ...]:
+    """What makes an evaluation better: its headline, the return, a later step; that of step 0, of the untrained actor,
+    counts where there is no other, and one that is not finite never does.
+    """
+    step, numbers = int(float(row["step"])), (headline(row)[1], float(row["return_mean"]))
+    return (float(step > 0), *numbers, float(step)) if all(map(math.isfinite, numbers)) else (-math.inf,)

@@ -299,6 +299,19 @@ def test_a_first_success_makes_earlier_evaluations_ones_without(tmp_path):
     run.close()
 
 
+def test_the_untrained_actor_is_the_best_only_where_there_is_no_other(tmp_path):
+    """Ties in success go by the return, then to the later step."""
+    args = default_args(ipl_iql.Args, ipl_iql.DEFAULTS, ["--env", "Pendulum-v1"])
+    run = seed_folder.SeedFolder(tmp_path / "seed-1", args, "ipl_iql")
+    run.begin({}, torch.device("cpu"), track=False)
+    best, row = [], {"episodes": 2, "return_std": 0.0, "score": None, "length": 7.0, "faults": []}
+    for step, success, total in ((0, 0.5, 9.0), (10, 0.0, 1.0), (20, 0.0, 0.0), (30, 0.0, 1.0), (40, 0.1, -5.0)):
+        run.log_eval(step, row | {"return_mean": total, "success": success}, {"w0": torch.zeros(1)})
+        best.append(seed_folder.read_saved(tmp_path / "seed-1/best.pt", ())["step"])
+    assert best == [0, 10, 10, 30, 40] and run.summary()["best"]["step"] == 40
+    run.close()
+
+
 @pytest.mark.parametrize("name", ["SuccessArray", "RewardArray", "FinalInfo"])
 def test_arrays_of_one_element_and_final_info_are_read(tmp_path, name):
     done, rows = odd_run(tmp_path, name)
