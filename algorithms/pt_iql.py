@@ -472,7 +472,7 @@ def train_reward(args: Args, seed: SeedFolder, segments: Batch, check_stop=lambd
     obs, label = segments["obs"], segments["label"]
     model = make_reward_model(args, seed.seed, obs.shape[-1], segments["action"].shape[-1]).to(obs.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4)
-    path, count = seed.folder / "reward.pt", max(1, len(label) * 9 // 10)  # [D8]
+    path, count = seed.path / "reward.pt", max(1, len(label) * 9 // 10)  # [D8]
     held_out = torch.arange(count, len(label), device=obs.device)
     progress = {"epoch": 0, "best": float("inf"), "waited": 0, "done": False, "model": model.state_dict()}
     if path.exists():
@@ -499,7 +499,7 @@ def train_reward(args: Args, seed: SeedFolder, segments: Batch, check_stop=lambd
             loss.backward()
             optimizer.step()
         check_finite(
-            seed.folder.parent, [seed.seed], progress["epoch"] + 1, {"loss of the reward model": loss.detach()}, {}
+            seed.path.parent, [seed.seed], progress["epoch"] + 1, {"loss of the reward model": loss.detach()}, {}
         )
         progress["epoch"] += 1
         bar.update()

@@ -51,39 +51,39 @@ class SeedFolder:
     """The folder of one seed: what is there from an earlier start, and all that is written.
 
     Args:
-        folder: RUN_DIR/seed-K.  args: the arguments, `seed` K among them.  algorithm: the script's name.
+        path: RUN_DIR/seed-K.  args: the arguments, `seed` K among them.  algorithm: the script's name.
 
     Raises:
         InputError: another process is at work in the folder, or it holds a run with other arguments.
     """
 
-    def __init__(self, folder: Path, args, algorithm: str):
-        self.folder, self.algorithm, self.seed = Path(folder), algorithm, args.seed
+    def __init__(self, path: Path, args, algorithm: str):
+        self.path, self.algorithm, self.seed = Path(path), algorithm, args.seed
         self.args, self.defaults = stored(args), stored(type(args)())
         self._require_own(args.overwrite)  # ahead of the lock: what is refused is left as it is
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
         except OSError as error:
             way = remedy(error, flag="--run-dir") or "choose another --run-dir"
-            raise InputError(f"--run-dir {self.folder.parent}: {error.strerror}; {way}") from None
+            raise InputError(f"--run-dir {self.path.parent}: {error.strerror}; {way}") from None
         self._require_own(args.overwrite)
         for name in WRITTEN:
-            for partial in self.folder.glob(f".{name}.*.partial"):
+            for partial in self.path.glob(f".{name}.*.partial"):
                 partial.unlink()  # left by a kill in the middle of a write
         self.found = None if args.overwrite else self._find()  # None: nothing to resume
         self.checkpoint = self.found["checkpoint"] if self.found else None
         self.step = self.checkpoint["step"] if self.checkpoint else 0
-        self.finished = (self.folder / "final.pt").exists() and self.step >= args.total_steps and self.found is not None
+        self.finished = (self.path / "final.pt").exists() and self.step >= args.total_steps and self.found is not None
         self.time = dict(self.checkpoint["time"]) if self.checkpoint else {"data": 0.0, "train": 0.0, "eval": 0.0}
-        self.log = RunLog(self.folder)
+        self.log = RunLog(self.path)
 
     def _lock(self) -> None:
-        self.lock = open(self.folder / ".lock", "a+")  # noqa: SIM115 (held for the life of the run)
+        self.lock = open(self.path / ".lock", "a+")  # noqa: SIM115 (held for the life of the run)
         if not try_lock(self.lock):
             self.lock.seek(0)
             owner = self.lock.read().strip() or "another process"
-            raise InputError(f"{self.folder}: in use by {owner}; wait for it or choose another --run-dir") from None
+            raise InputError(f"{self.path}: in use by {owner}; wait for it or choose another --run-dir") from None
         self.lock.truncate(0)
         self.lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
         self.lock.flush()
@@ -91,18 +91,18 @@ class SeedFolder:
     def _require_own(self, overwrite: bool) -> None:
         """Raises InputError where the folder is none for a run, or holds what no checkpoint of a run accounts for."""
         never = (Path("/"), Path(os.path.expanduser("~")).resolve())
-        if (self.folder / ".git").exists() or self.folder.resolve() in never:
-            raise InputError(f"{self.folder}: is a home, a root or a repository; choose another --run-dir")
-        saved = any((self.folder / name).exists() for name in ("checkpoint.pt", "reward.pt"))
-        if overwrite or saved or not self.folder.is_dir():
+        if (self.path / ".git").exists() or self.path.resolve() in never:
+            raise InputError(f"{self.path}: is a home, a root or a repository; choose another --run-dir")
+        saved = any((self.path / name).exists() for name in ("checkpoint.pt", "reward.pt"))
+        if overwrite or saved or not self.path.is_dir():
             return
-        kept = {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
-        if (self.folder / ".lock").exists():  # of a run that was killed ahead of its first checkpoint
-            own = {path.relative_to(self.folder).parts[0] for name in WRITTEN for path in self.folder.glob(name)}
-            kept -= {name for name in own if name not in RESULTS or not (self.folder / name).stat().st_size}
+        kept = {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
+        if (self.path / ".lock").exists():  # of a run that was killed ahead of its first checkpoint
+            own = {path.relative_to(self.path).parts[0] for name in WRITTEN for path in self.path.glob(name)}
+            kept -= {name for name in own if name not in RESULTS or not (self.path / name).stat().st_size}
         if kept:
             shown = ", ".join(sorted(kept)[:3]) + (", ..." if len(kept) > 3 else "")
-            raise InputError(f"{self.folder}: holds {shown} and no checkpoint of a run; choose another --run-dir, or "
+            raise InputError(f"{self.path}: holds {shown} and no checkpoint of a run; choose another --run-dir, or "
                              "--overwrite what a run would write there")  # fmt: skip
 
     def _find(self) -> dict | None:
@@ -111,14 +111,14 @@ class SeedFolder:
         Raises:
             InputError: they are damaged, or of other arguments.
         """
-        path = self.folder / "config.json"
+        path = self.path / "config.json"
         try:
             config = dict(json.loads(path.read_text())) if path.exists() else {}
         except (TypeError, ValueError):
             raise InputError(f"{path}: not a run's configuration; start from scratch with --overwrite") from None
-        path = self.folder / "checkpoint.pt"
+        path = self.path / "checkpoint.pt"
         checkpoint = read_saved(path, ("step", "state", "args", "time")) if path.exists() else None
-        if not ((checkpoint and checkpoint["step"]) or (self.folder / "reward.pt").exists()):
+        if not ((checkpoint and checkpoint["step"]) or (self.path / "reward.pt").exists()):
             return None
         self._compare(config.get("args", {}), config.get("algorithm", self.algorithm))
         if checkpoint:
@@ -128,7 +128,7 @@ class SeedFolder:
     def _compare(self, before: dict, algorithm: str, step: int = 0) -> None:
         """Raises InputError where a run of `before` cannot be resumed with today's arguments."""
         if algorithm != self.algorithm:
-            raise InputError(f"{self.folder}: holds a run of {algorithm}; choose another --run-dir, or --overwrite it")
+            raise InputError(f"{self.path}: holds a run of {algorithm}; choose another --run-dir, or --overwrite it")
         before = {**self.defaults, **before} if before else {}  # a flag that there was not yet had its default
         may = set(INCIDENTAL)
         if not self.args.get("actor_cosine") and step <= self.args["total_steps"]:  # else the schedule would change
@@ -136,12 +136,12 @@ class SeedFolder:
         changed = [f"--{name.replace('_', '-')} {before[name]} -> {now}" for name, now in self.args.items()
                    if name in before and name not in may and before[name] != now]  # fmt: skip
         if changed:
-            raise InputError(f"{self.folder}: was started with other arguments ({', '.join(changed)}); give the same, "
+            raise InputError(f"{self.path}: was started with other arguments ({', '.join(changed)}); give the same, "
                              "choose another --run-dir, or start from scratch with --overwrite")  # fmt: skip
 
     def read(self, name: str, names: tuple[str, ...]) -> dict:
         """A file that `save` wrote into this folder, with `names` in it. InputError: it is of other arguments."""
-        saved = read_saved(self.folder / name, names)
+        saved = read_saved(self.path / name, names)
         self._compare(saved.get("args", {}), self.algorithm)
         return saved
 
@@ -150,7 +150,7 @@ class SeedFolder:
         if self.checkpoint is None:
             return fresh
         state = {"step": torch.tensor(float(self.step)), **self.checkpoint["state"]}  # older ones do not hold it
-        check_alike(self.folder / "checkpoint.pt", state, fresh)
+        check_alike(self.path / "checkpoint.pt", state, fresh)
         return state
 
     def begin(self, fingerprints: dict[str, str], device: torch.device, track: bool) -> None:
@@ -162,19 +162,19 @@ class SeedFolder:
         old = self.found["config"] if self.found else {}
         if old.get("dataset_fingerprint", fingerprints) != fingerprints:
             changed = f"{old['dataset_fingerprint']} -> {fingerprints}"
-            raise InputError(f"{self.folder}: was started on other data ({changed}); choose another --run-dir, or "
+            raise InputError(f"{self.path}: was started on other data ({changed}); choose another --run-dir, or "
                              "start from scratch with --overwrite")  # fmt: skip
         if not self.found:
             self._erase()
         code = git_state()
         if changed := old.get("git_commit", code["git_commit"]) != code["git_commit"]:
-            print(f"{self.folder}: was started at commit {old['git_commit']}, resumes with other code", file=sys.stderr)
+            print(f"{self.path}: was started at commit {old['git_commit']}, resumes with other code", file=sys.stderr)
         if changed or old.get("git_dirty"):
             code["git_dirty"] = True
         config = {"algorithm": self.algorithm, "args": self.args, **code, "versions": versions(),
                   "device": describe(device), "threads": torch.get_num_threads(), "dataset_fingerprint": fingerprints,
                   "wandb_id": old.get("wandb_id") or secrets.token_hex(4)}  # fmt: skip
-        with atomic(self.folder / "config.json") as partial:
+        with atomic(self.path / "config.json") as partial:
             partial.write_text(json.dumps(config, indent=2, default=str) + "\n")
         for name in ("train", "eval", "time"):
             self.log.open_table(name, self.step if self.checkpoint else -1)
@@ -183,11 +183,11 @@ class SeedFolder:
     def _erase(self) -> None:
         """Remove what an earlier run wrote."""
         for name in WRITTEN[1:]:  # all but the lock
-            for path in self.folder.glob(name):
+            for path in self.path.glob(name):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         for name in ("videos", "wandb"):
             with contextlib.suppress(OSError):  # there is none, or it holds something else
-                (self.folder / name).rmdir()
+                (self.path / name).rmdir()
 
     def evaluated(self, step: int) -> bool:
         """Whether the evaluation of this step is in eval.csv."""
@@ -200,12 +200,12 @@ class SeedFolder:
         """
         rows, row = self.log.rows["eval"], dict(row)
         for fault in row.pop("faults")[: 0 if any(quality(old)[0] == -math.inf for old in rows) else 1]:
-            print(f"{self.folder}: step {step}, {fault}; such an evaluation is never the best", file=sys.stderr)
+            print(f"{self.path}: step {step}, {fault}; such an evaluation is never the best", file=sys.stderr)
         shown = [old["success"] != "" for old in rows]
         if row["success"] is not None and not all(shown):
             for old in rows:
                 old["success"] = old["success"] or "0.0"
-            self.log.write_table(self.folder / "eval.csv", rows)
+            self.log.write_table(self.path / "eval.csv", rows)
         elif row["success"] is None and any(shown):
             row["success"] = 0.0
         if quality(row | {"step": step}) > max(map(quality, rows), default=(-math.inf,)):
@@ -225,18 +225,18 @@ class SeedFolder:
         what = {"algorithm": self.algorithm, "env": self.args["env"], "step": step}
         if self.args.get("max_episode_steps"):
             what["max_episode_steps"] = self.args["max_episode_steps"]
-        save(self.folder / name, {**what, "actor": {k: v.detach().cpu().clone() for k, v in actor.items()}})
+        save(self.path / name, {**what, "actor": {k: v.detach().cpu().clone() for k, v in actor.items()}})
 
     def save_checkpoint(self, step: int, state: dict) -> None:
         """Write checkpoint.pt. `state`: nested dicts of this seed's tensors."""
         self.log.sync()
         state = tree_map(lambda t: t.detach().cpu().clone(), state)  # clone: a slice would save all seeds' storage
         content = {"step": step, "state": state, "args": self.args, "time": self.time}
-        save(self.folder / "checkpoint.pt", content)
+        save(self.path / "checkpoint.pt", content)
 
     def summary(self) -> dict:
         """Success, score and return at the last and at the best evaluation, from eval.csv."""
-        with open(self.folder / "eval.csv", newline="") as file:
+        with open(self.path / "eval.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         best = max(rows, key=quality)
         numbers = [{k: float(v) if v else None for k, v in row.items()} for row in (rows[-1], best)]

@@ -162,7 +162,7 @@ class Training:
             return
         began, actors = time.perf_counter(), unstack(actor, len(self.folders))
         acting = [Actor(policy, tree_map(lambda p: p.float().cpu().numpy(), own)) for own in actors]
-        videos = [folder.folder / "videos" / f"step-{step:07d}.mp4" for folder in self.folders]
+        videos = [folder.path / "videos" / f"step-{step:07d}.mp4" for folder in self.folders]
         rows = evaluate(self.workers, self.task, acting, self.seeds, step, self.args.eval_episodes,
                         videos if self.args.capture_video else None)  # fmt: skip
         for folder, row, own in zip(self.folders, rows, actors, strict=True):

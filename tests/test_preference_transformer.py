@@ -125,7 +125,7 @@ def test_reward_model_resumes_where_it_was_stopped(tmp_path, monkeypatch):
 
     with pytest.raises(Interrupted):
         train_reward(args, stopped, data, check_stop)
-    assert read_saved(stopped.folder / "reward.pt", ("epoch",))["epoch"] == 6
+    assert read_saved(stopped.path / "reward.pt", ("epoch",))["epoch"] == 6
     got = train_reward(args, stopped, data)
     assert rows(whole) == rows(stopped)
     for a, b in zip(expected.parameters(), got.parameters(), strict=True):
