@@ -173,7 +173,7 @@ def init_mlp(generator: torch.Generator, members: int, sizes: tuple[int, ...]) -
 
 
 def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> State:
-    """One seed's state, without the S axis: the actor and Adam's moments, updates so far."""
+    """One seed's state, without the S axis: the actor, Adam's moments, the updates so far."""
     generator, hidden = torch.Generator().manual_seed(seed), args.hidden_sizes
     actor = init_mlp(generator, 1, (obs_dim, *hidden, act_dim))
     zeros = tree_map(torch.zeros_like, actor)

@@ -222,7 +222,7 @@ def init_mlp(generator: torch.Generator, members: int, sizes: tuple[int, ...]) -
 
 
 def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> State:
-    """One seed's state, without the S axis: networks, target critic and Adam's moments, updates so far."""
+    """One seed's state, without the S axis: networks, target critic, Adam's moments, the updates so far."""
     generator, hidden = torch.Generator().manual_seed(seed), args.hidden_sizes
     actor = init_mlp(generator, 1, (obs_dim, *hidden, act_dim)) | {"log_std": torch.zeros(act_dim)}
     critic = init_mlp(generator, args.num_critics, (obs_dim + act_dim, *hidden, 1))
@@ -284,21 +284,22 @@ def descend(loss_fn, state: State, name: str, step: Tensor, lr: float | Tensor) 
     return {key: metric.detach() for key, metric in metrics.items()}
 
 
+@torch.no_grad()
+def update_reward(args: Args, state: State, batch: Batch) -> Metrics:
+    """1. reward model: one step in place. Returns metrics, (S,) each."""
+
+    def reward_loss(reward: Params) -> tuple[Tensor, Metrics]:
+        r = rewards(reward, batch["segment_obs"], batch["segment_action"])  # (S, 2B(L+1))
+        loss, accuracy = preference_loss(r.unsqueeze(1), batch["label"])
+        return loss, {"losses/reward": loss, "train/accuracy": accuracy}
+
+    return descend(reward_loss, state, "reward", state["step"][0] + 1, args.lr)
+
+
 def make_updates(args: Args):
     """Two updates, while the reward model learns and after: functions of state and batch, with no other input, no
     random numbers, no transfer to the host. Each works in place and returns metrics, (S,) each, in the method's order.
     """
-
-    @torch.no_grad()
-    def reward_and_iql(state: State, batch: Batch) -> Metrics:
-        # 1. reward model
-        def reward_loss(reward: Params) -> tuple[Tensor, Metrics]:
-            r = rewards(reward, batch["segment_obs"], batch["segment_action"])  # (S, 2B(L+1))
-            loss, accuracy = preference_loss(r.unsqueeze(1), batch["label"])
-            return loss, {"losses/reward": loss, "train/accuracy": accuracy}
-
-        metrics = descend(reward_loss, state, "reward", state["step"][0] + 1, args.lr)
-        return metrics | iql(state, batch)
 
     @torch.no_grad()
     def iql(state: State, batch: Batch) -> Metrics:
@@ -347,6 +348,9 @@ def make_updates(args: Args):
             target.lerp_(state["critic"][name], args.tau)
         state["step"] += 1
         return metrics
+
+    def reward_and_iql(state: State, batch: Batch) -> Metrics:
+        return update_reward(args, state, batch) | iql(state, batch)
 
     return reward_and_iql, iql
 

@@ -119,12 +119,14 @@ def cli_in_groups(defaults, argv: list[str] | None):
     heads = {i: line.removeprefix(mark) for i, line in enumerate(source.splitlines(), 1) if line.startswith(mark)}
     if not heads:
         return tyro.cli(cls, default=defaults, args=argv, description=cls.__doc__)
-    hints, fields = typing.get_type_hints(cls, include_extras=True), ast.parse(source).body[0].body[1:]
-    groups: dict[str, list] = {head: [] for head in heads.values()}
-    for field, text in zip(fields[::2], fields[1::2], strict=True):  # a field, and the string that says what it is
-        name, head = field.target.id, heads[max(i for i in heads if i < field.lineno)]
-        hint = Annotated[hints[name], tyro.conf.arg(help=inspect.cleandoc(text.value.value))]
-        groups[head].append((name, hint, dataclasses.field(default=getattr(defaults, name))))
+    hints, body = typing.get_type_hints(cls, include_extras=True), ast.parse(source).body[0].body
+    groups: dict[str, list] = {}
+    for node, below in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, ast.AnnAssign):  # a field; the string below it, where there is one, says what it is
+            name, head = node.target.id, heads[max((i for i in heads if i < node.lineno), default=min(heads))]
+            said = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+            hint = Annotated[hints[name], tyro.conf.arg(help=inspect.cleandoc(below.value.value) if said else "")]
+            groups.setdefault(head, []).append((name, hint, dataclasses.field(default=getattr(defaults, name))))
     parts = {head: dataclasses.make_dataclass("Group", part) for head, part in groups.items()}
     whole = [(head.replace(" ", "_"), tyro.conf.OmitArgPrefixes[part]) for head, part in parts.items()]
     found = tyro.cli(dataclasses.make_dataclass("Groups", whole), args=argv, description=cls.__doc__)

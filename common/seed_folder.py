@@ -67,7 +67,6 @@ class SeedFolder:
         except OSError as error:
             way = remedy(error, flag="--run-dir") or "choose another --run-dir"
             raise InputError(f"--run-dir {self.path.parent}: {error.strerror}; {way}") from None
-        self._require_own(args.overwrite)
         for name in WRITTEN:
             for partial in self.path.glob(f".{name}.*.partial"):
                 partial.unlink()  # left by a kill in the middle of a write

@@ -113,7 +113,7 @@ def test_sizes_of_a_script(script):
     tree = ast.parse((REPOSITORY / f"algorithms/{script}.py").read_text())
     length = {node.name: node.end_lineno - node.lineno + 1 for node in tree.body if isinstance(node, ast.FunctionDef)}
     assert length["train"] + length["train_seeds"] <= 40
-    assert all(lines <= (75 if name == "make_updates" else 60) for name, lines in length.items()), length
+    assert all(lines <= 60 for lines in length.values()), max(length, key=length.get)
     shared = [n for n in tree.body if isinstance(n, ast.ImportFrom) and str(n.module).startswith("common")]
     names = [alias.name for node in shared for alias in node.names]
     assert len(names) <= (13 if script == "pt_iql" else 8), names
@@ -135,8 +135,8 @@ TRAINING = "# ---------------------------------------------------------------- t
 COPY = {
     # LayerNorm in `mlp`
     HIDDEN: HIDDEN + "            x = F.layer_norm(x, x.shape[-1:])\n",
-    # other words of a flag, another flag, another loop; more names of common/; a function of 90 lines
-    EXPLAINED: '    """how far to look"""\n    repeats: int = 1\n    """updates on a batch"""\n',
+    # other words of a flag, another flag without any, another loop; more names of common/; a function of 90 lines
+    EXPLAINED: '    """how far to look"""\n    repeats: int = 1  # updates on a batch\n',
     UPDATED: "        for _ in range(args.repeats):\n    " + UPDATED,
     TRAINING: "from common import buffers, cli, seeds\n\n\n"
               "def long(x):\n" + 88 * "    x = x + 1\n" + "    return x\n\n\n",
