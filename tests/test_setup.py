@@ -51,6 +51,24 @@ def test_two_at_once_install_once_a_third_only_activates_and_a_failure_is_tried_
 
 
 @pytest.mark.parametrize(
+    ("setting", "installer"),
+    [
+        ({}, "Installed 1 package"),  # uv's words
+        ({"PIP_PREFER_BINARY": "1"}, "pip has the setting prefer-binary"),
+        ({"PIP_TIMEOUT": "100", "PIP_FIND_LINKS": "here"}, "Installed 1 package"),
+    ],
+)
+def test_uv_installs_with_the_settings_of_pip_and_pip_where_uv_has_no_word_for_one(repository, setting, installer):
+    (repository / "here").mkdir()
+    (line,) = re.findall(r"^#installer: .*", (REPOSITORY / "requirements.txt").read_text(), re.M)
+    (repository / "requirements.txt").write_text(f"termcolor==3.3.0\n#no-deps: filelock==4.2.11\n{line}\n")
+    done = subprocess.run(SOURCE, **options(repository, **setting))
+    assert done.returncode == 0 and done.stdout.strip() == str(repository / ".venv"), done.stderr
+    log = (repository / ".setup.log").read_text()
+    assert re.search(installer, log) and ("Successfully installed termcolor" in log) == ("PIP_PREFER_BINARY" in setting)
+
+
+@pytest.mark.parametrize(
     ("version", "said"),
     [
         ("3.8", "Python 3.8 does not fit, 3.11 to 3.13 is needed"),
