@@ -30,6 +30,7 @@ from common.suites.base import (
     ACTION_LIMIT,
     SCHEMA,
     Episode,
+    Preferences,
     Recipe,
     Task,
     check,
@@ -38,6 +39,7 @@ from common.suites.base import (
     hint_at_limit,
     released_by_ipl,
     segment_returns,
+    warn,
 )
 from common.suites.suite import Suite, episodes_of, read_rows
 
@@ -106,6 +108,12 @@ class MetaWorldSuite(Suite):
             lines.append(f"{kind:8} {len(chosen):8} {success:8.2f} {length.mean():7.1f} {returns:8.1f}")
         return [*lines, *whole]
 
+    def hint(self, path: Path, p: Preferences, task: Task) -> None:
+        seen, shown = task.env.endswith(SEEN), bool(p.obs[:, -3:].any())
+        if seen != shown:
+            warn(f"{path}: the pairs {'show' if shown else 'hide'} the goal, the last three observed numbers, which "
+                 f"{task.env} {'shows' if seen else 'hides'}; are they of {other(task.env)}?")  # fmt: skip
+
     def segment(self, task: Task) -> int:
         return SEGMENT
 
@@ -135,6 +143,11 @@ class MetaWorldSuite(Suite):
 def hidden(env: str) -> str:
     """The id of the task with its goal hidden."""
     return env.removesuffix(SEEN)
+
+
+def other(env: str) -> str:
+    """The id of the task with its goal hidden where `env` shows it, and shown where `env` hides it."""
+    return hidden(env) if env.endswith(SEEN) else env + SEEN
 
 
 class MetaWorld(gymnasium.Env):
@@ -307,9 +320,8 @@ def read_lire(path: Path, task: Task, rows: int) -> tuple[np.ndarray, np.ndarray
         raise InputError(f"{path}: its episodes do not all have {HORIZON} steps, as LiRE's have from the first row on")
     seen, shown = task.env.endswith(SEEN), (obs[..., -3:] != 0).any(-1)
     if (shown != seen).any():
-        other = hidden(task.env) if seen else task.env + SEEN
         raise InputError(f"{path}: {shown.sum():,} of {rows:,} rows show the goal, in the last three observed numbers, "
-                         f"and in {task.env} {'all' if seen else 'none'} do; is it --env {other}?")  # fmt: skip
+                         f"in {task.env} {'all' if seen else 'none'} do; is it --env {other(task.env)}?")  # fmt: skip
     action = check_actions(path, "actions", action, action.shape)
     return np.concatenate([obs, after[:, -1:]], 1).astype(np.float32), action, reward[..., 0].astype(np.float32)
 
