@@ -26,7 +26,7 @@ PICKLED = {
     *(("numpy._core.multiarray", name) for name in ("_reconstruct", "scalar")),
     *(("numpy._core.numeric", "_frombuffer"), ("_codecs", "encode")),
 }
-"""what the pickle of an array calls, and all that `read_pickle` lets it call"""
+"""what the pickle of an array calls, and all that may be called"""
 PLAIN = (3, None, None, None, -1, -1, 0)
 """what it says of a type of numbers, beside the byte order: version, no fields, no flags"""
 
@@ -100,6 +100,8 @@ def read_arrays(path: Path, wanted: Callable[[str], bool] = lambda name: True) -
         raise
     except Exception as error:  # damaged files raise many kinds
         damaged = "delete it if this code built or downloaded it, else make it again as .npz or .hdf5"
+        if path.suffix == ".pkl":
+            damaged = "pickles are LiRE's, which tools.dataset converts (docs/datasets.md)"
         raise unreadable(path, error, damaged) from error
 
 
@@ -140,15 +142,41 @@ def read_pickle(path: Path) -> np.ndarray:
     Raises:
         InputError: no such file, or it holds anything else.
     """
+
+    def one(made) -> np.ndarray:
+        if not isinstance(made, np.ndarray | list):
+            raise ValueError(f"it holds {type(made).__name__}, not an array")
+        return np.asarray(made)
+
+    return _unpickled(path, one, "delete it, so that it is downloaded again")
+
+
+def read_pickled_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a pickled dict. No code in it is run.
+
+    Raises:
+        InputError: no such file, or it holds anything else.
+    """
+
+    def named(made) -> dict[str, np.ndarray]:
+        if not isinstance(made, dict):
+            raise ValueError(f"it holds {type(made).__name__}, not a dict of arrays")
+        for name, array in made.items():
+            if not isinstance(name, str) or not isinstance(array, np.ndarray):
+                raise ValueError(f"its {str(name)[:40]!r} is {type(array).__name__}, not an array")
+        return made
+
+    return _unpickled(path, named, "get it again")
+
+
+def _unpickled(path: Path, checked: Callable, damaged: str):
+    """What `checked` makes of a pickle's content. InputError, with `damaged`: it cannot be read, or that raises."""
     _require_readable(path)
     try:
         with open(path, "rb") as file, warnings.catch_warnings(action="ignore"):
-            array = _ArrayUnpickler(file).load()
-        if not isinstance(array, np.ndarray | list):
-            raise ValueError(f"it holds {type(array).__name__}, not an array")
-        return np.asarray(array)
+            return checked(_ArrayUnpickler(file).load())
     except Exception as error:  # damaged pickles raise many kinds
-        raise unreadable(path, error, "delete it, so that it is downloaded again") from error
+        raise unreadable(path, error, damaged) from error
 
 
 def _require_readable(path: Path) -> None:

@@ -21,7 +21,10 @@ def read_preferences(path: Path, task: Task) -> Preferences:
     Raises:
         InputError: a key is missing, a shape, number or label is wrong, or the file is another environment's.
     """
-    return read_npz_pairs(path, task) if path.suffix == ".npz" else suites.SUITES[task.suite].read_pairs(path, task)
+    suite = suites.SUITES[task.suite]
+    p = read_npz_pairs(path, task) if path.suffix == ".npz" else suite.read_pairs(path, task)
+    suite.hint(path, p, task)
+    return p
 
 
 WITHOUT = "name one with --dataset FILE, or take --preferences FILE with --no-use-replay"

@@ -36,7 +36,7 @@ from common.actors import Actor
 from common.buffers import PreferenceBuffer, ReplayBuffer
 from common.cli import default_args, setup_device
 from common.rollouts import evaluate
-from common.suites.metaworld import MetaWorld, collect, plan
+from common.suites.metaworld import SEEN, MetaWorld, collect, plan
 from common.training import Training
 from common.trees import tree_map
 from common.workers import Workers
@@ -245,7 +245,7 @@ def child_label() -> dict:
 def child_collect() -> dict:
     """A step of data collection against a bare step of the two simulators that it takes, resets included."""
     bare, collected = [], []
-    target, guide = MetaWorld(METAWORLD), MetaWorld(METAWORLD, goal_visible=True)
+    target, guide = MetaWorld(METAWORLD), MetaWorld(METAWORLD + SEEN)
     rng = np.random.default_rng(0)
     for repeat in range(6):
         began = time.perf_counter()

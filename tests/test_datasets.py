@@ -20,7 +20,7 @@ from common.rollouts import evaluate
 from common.seeds import of_dataset, seed_of, start_of_evaluation
 from common.suites import SUITES, identify, metaworld, resolve
 from common.suites.base import Recipe, draw_pairs
-from common.suites.metaworld import HORIZON, KINDS, SEGMENT, SUCCESS_STEPS, TASKS, MetaWorld
+from common.suites.metaworld import HORIZON, KINDS, SEEN, SEGMENT, SUCCESS_STEPS, TASKS, MetaWorld
 from common.suites.suite import read_rows
 from common.workers import Workers
 from tools import dataset
@@ -44,7 +44,7 @@ def test_names_are_metaworlds():
 
 
 def test_the_goal_is_hidden_and_drawn_by_the_seed():
-    hidden, visible = MetaWorld(ENV), MetaWorld(ENV, goal_visible=True)
+    hidden, visible = MetaWorld(ENV), MetaWorld(ENV + SEEN)
     a, b, c = (sim.reset(seed=seed)[0] for sim, seed in ((hidden, 3), (visible, 3), (visible, 4)))
     assert (a[-3:] == 0).all() and (b[-3:] != 0).any() and (a[:-3] == b[:-3]).all()
     assert (b[-3:] != c[-3:]).any()

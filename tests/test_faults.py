@@ -68,6 +68,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoint(run, 
 
 def test_a_reward_model_that_is_not_finite_stops_the_run(run, tmp_path, monkeypatch):
     obs, action = np.full((2, 60, 25, 39), 1e30), np.zeros((2, 60, 25, 4))  # finite, but not their squares
+    obs[..., -3:] = 0  # the goal, which the environment hides
     np.savez(tmp_path / "p.npz", obs_1=obs[0], obs_2=obs[1], action_1=action[0], action_2=action[1], label=np.ones(60))
     done = run("pt_iql", *SMALL, *SMALL_OF["pt_iql"], "--preferences", "p.npz")
     assert (

@@ -138,6 +138,7 @@ def without_rewards(tmp_path, run):
     """A run on all pairs of an NPZ, which holds no reward, and its dataset, whose rewards are all zero."""
     rng = np.random.default_rng(0)
     obs, action = rng.normal(size=(2, 60, 25, 39)), rng.uniform(-1, 1, (2, 60, 25, 4))
+    obs[..., -3:] = 0  # the goal, which the environment hides
     np.savez(tmp_path / "p.npz", obs_1=obs[0], obs_2=obs[1], action_1=action[0], action_2=action[1],
              label=rng.integers(0, 2, 60))  # fmt: skip
     write_hdf5(tmp_path / "d.hdf5", {"obs": obs[0].reshape(-1, 39), "action": action[0].reshape(-1, 4),

@@ -326,6 +326,7 @@ def test_cloning_of_the_preferred_fits_any_number_of_updates(run, tmp_path):
 def test_oracle_needs_rewards(run, tmp_path):
     rng = np.random.default_rng(0)
     obs, action = rng.normal(size=(2, 60, 25, 39)), rng.uniform(-1, 1, (2, 60, 25, 4))
+    obs[..., -3:] = 0  # the goal, which the environment hides
     np.savez(tmp_path / "p.npz", obs_1=obs[0], obs_2=obs[1], action_1=action[0], action_2=action[1], label=np.ones(60))
     done = run("iql", *SMALL, "--preferences", "p.npz")
     assert done.returncode == 2 and "rewards" in done.stderr and done.stderr.count("\n") == 1

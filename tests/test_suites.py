@@ -144,7 +144,7 @@ def in_process(code: str, backend: str) -> str:
 
 def test_names():
     assert identify("hopper-medium-expert") == ("d4rl", HOPPER) and identify("lift-ph") == ("robomimic", "lift-ph")
-    assert [len(SUITES[suite].names()) for suite in ("metaworld", "robomimic", "d4rl")] == [50, 6, 9]
+    assert [len(SUITES[suite].names()) for suite in ("metaworld", "robomimic", "d4rl")] == [100, 6, 9]
     with pytest.raises(InputError, match="lift-ph"):
         identify("lift-hp")
 

@@ -3,6 +3,8 @@
     python -m tools.dataset --env drawer-open-v2 --episodes 100 --noise 1.0 --seed 0
     python -m tools.dataset --env lift-ph        # on the login node, where compute nodes have no internet
     python -m tools.dataset --env drawer-open-v2 --teacher mistake=0.1 --out pairs.npz   # a simulated teacher's labels
+    python -m tools.dataset --env button-press-topdown-v2-goal-observable --dataset saved_replay_buffer_*.pkl \
+        --tie-margin 12.5 --out lire.hdf5        # replay buffers of LiRE (docs/datasets.md) -> one dataset
     python -m tools.dataset --env lift-ph --check   # downloads nothing: which of its files are here, or can be had
 
 A training run does the same where data are missing.
@@ -24,6 +26,7 @@ from common.data import read_preferences
 from common.download import probe
 from common.errors import InputError
 from common.suites.base import PAIRS, Preferences, Recipe, Task, describe_pairs
+from common.suites.metaworld import convert_lire
 from common.workers import Workers, available_cpus
 from tools import teachers
 
@@ -44,13 +47,18 @@ class DatasetArgs:
     """preference pairs"""
     labels: tuple[Literal["human", "crowd", "released"], ...] = ("human", "crowd")
     """labels to download, where the environment has them"""
-    dataset: str = ""
-    """offline dataset (.hdf5) to take instead of the environment's own"""
+    dataset: tuple[str, ...] = ()
+    """offline dataset (.hdf5) to take instead of the environment's own; or replay buffers of LiRE (.pkl), which are
+    written as one dataset to --out"""
+    quality: Annotated[float, "(0, inf)"] = 1.0
+    """of LiRE's: the first 100,000 x quality rows of each file"""
+    tie_margin: Annotated[float, "[0, inf)"] = 0.0
+    """of LiRE's: pairs are ties where the returns differ by this at most (LiRE, APPO and MCP: 12.5)"""
     teacher: tuple[str, ...] = ()
     """write the pairs as a simulated teacher labels them (B-Pref): any of mistake=0.1 equal=5 skip=20 beta=1 myopic=0.9
     seed=1; `perfect` gives the labels as they are"""
     out: str = ""
-    """file (.npz, for --preferences) that --teacher writes"""
+    """file that --teacher (.npz, for --preferences) or LiRE's --dataset (.hdf5) writes"""
     check: bool = False
     """download and build nothing: say which files are here or can be had; exit status 1 where one is neither"""
     data_dir: Path = Path("data")
@@ -79,11 +87,24 @@ def check(args: DatasetArgs, task: Task) -> bool:
 
 def find_dataset(args: DatasetArgs, task: Task) -> Path:
     """--dataset, or the environment's own, built or downloaded if it is not there."""
+    if len(args.dataset) > 1:
+        raise InputError(f"--dataset {' '.join(args.dataset)}: one file is taken, or several of LiRE's, .pkl")
     if args.dataset:
-        return Path(args.dataset)
+        return Path(args.dataset[0])
     recipe = Recipe(args.episodes, args.noise, args.seed, args.pairs)
     with closing(Workers(args.workers or available_cpus())) as workers:
         return suites.own_dataset(task, args.data_dir, workers, "name one with --dataset FILE.hdf5", recipe)
+
+
+def convert(args: DatasetArgs, task: Task) -> Path:
+    """Write replay buffers of LiRE as one dataset with labelled pairs, and print what is in it."""
+    out, files = Path(args.out), [Path(name) for name in args.dataset]
+    if out.suffix != ".hdf5" or args.teacher:
+        raise InputError(f"--dataset {args.dataset[0]}: is converted first, by --out FILE.hdf5 and without --teacher")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    convert_lire(files, out, task, args.quality, args.tie_margin, Recipe(pairs=args.pairs, seed=args.seed))
+    print(out, *suites.SUITES[task.suite].describe(out, task), sep="\n")
+    return out
 
 
 def teach(args: DatasetArgs, task: Task) -> Path:
@@ -113,6 +134,10 @@ def main(args: DatasetArgs) -> Path | None:
         if not check(args, task):
             raise SystemExit(1)
         return None
+    if any(name.endswith(".pkl") for name in args.dataset):
+        return convert(args, task)
+    if args.quality != 1 or args.tie_margin:
+        raise InputError("--quality, --tie-margin: are of LiRE's --dataset FILE.pkl; else take --teacher equal=12.5")
     if args.teacher or args.out:
         return teach(args, task)
     suite = suites.SUITES[task.suite]

@@ -1,9 +1,12 @@
 """MetaWorld: the v2 tasks on today's MuJoCo, and offline data by the protocol of IPL (Hejna & Sadigh 2023, appendix).
 
-A dataset has `episodes` each of four kinds, all in the target environment with hidden goal: *expert* (scripted policy
-of the task and its goal), *within* (the same policy, acting for another goal), *random* (uniform actions) and *cross*
-(scripted policy of a random other task). The policies act in their own simulator, and their noisy actions are applied
-to the target's. Pairs of segments are labelled by discounted return.
+A dataset has `episodes` each of four kinds, all in the target environment: *expert* (scripted policy of the task and
+its goal), *within* (the same policy, acting for another goal), *random* (uniform actions) and *cross* (scripted policy
+of a random other task). The policies act in their own simulator, and their noisy actions are applied to the target's.
+Pairs of segments are labelled by discounted return.
+
+Ids hide the goal, as the paper does: zeros stand in its place. `drawer-open-v2-goal-observable` shows it: the same
+episodes, in a dataset of their own.
 """
 
 from __future__ import annotations
@@ -19,11 +22,25 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
-from common.arrays import write_hdf5
+from common.arrays import fingerprint, read_pickled_arrays, write_hdf5
 from common.errors import InputError
 from common.locks import build_once
 from common.seeds import of_dataset, seed_of
-from common.suites.base import ACTION_LIMIT, SCHEMA, Episode, Recipe, Task, draw_pairs, hint_at_limit, released_by_ipl
+from common.suites.base import (
+    ACTION_LIMIT,
+    SCHEMA,
+    Episode,
+    Preferences,
+    Recipe,
+    Task,
+    check,
+    check_actions,
+    draw_pairs,
+    hint_at_limit,
+    released_by_ipl,
+    segment_returns,
+    warn,
+)
 from common.suites.suite import Suite, episodes_of, read_rows
 
 TASKS = (
@@ -34,6 +51,8 @@ TASKS = (
     "pick-place-wall plate-slide plate-slide-back plate-slide-back-side plate-slide-side push push-back push-wall "
     "reach reach-wall shelf-place soccer stick-pull stick-push sweep sweep-into window-close window-open"
 ).split()
+SEEN = "-goal-observable"
+"""ends the id of a task whose observations show the goal, as in MetaWorld's own names"""
 KINDS = ("expert", "within", "random", "cross")
 SUCCESS_STEPS = 25  # an episode ends after so many steps with success, consecutive or not
 HORIZON = 500
@@ -57,18 +76,18 @@ class MetaWorldSuite(Suite):
     REPLAYS = True
 
     def names(self) -> list[str]:
-        return [f"{task}-v2" for task in TASKS]
+        return [f"{task}-v2{end}" for end in ("", SEEN) for task in TASKS]
 
     def canonical(self, env: str) -> str | None:
-        stem = env.removesuffix("-v2").removesuffix("-v3")
-        return f"{stem}-v2" if stem in TASKS else None
+        stem = hidden(env).removesuffix("-v2").removesuffix("-v3")
+        return f"{stem}-v2{SEEN * env.endswith(SEEN)}" if stem in TASKS else None
 
     def find(self, env: str, max_steps: int) -> Task:
         hint_at_limit(env, max_steps, HORIZON)
         return Task("metaworld", env, 39, 4, max_steps)
 
     def make(self, task: Task, render: bool = False) -> gymnasium.Env:
-        return MetaWorld(task.env, render=render)
+        return MetaWorld(task.env, render)
 
     def dataset(self, task: Task, folder: Path, workers, recipe: Recipe = Recipe()) -> Path:  # noqa: B008 (frozen)
         what = f"episodes-{recipe.episodes}_noise-{recipe.noise:g}_pairs-{recipe.pairs}_seed-{recipe.seed}"
@@ -88,6 +107,12 @@ class MetaWorldSuite(Suite):
             returns = np.mean([arrays["reward"][steps[i]].sum() for i in chosen])
             lines.append(f"{kind:8} {len(chosen):8} {success:8.2f} {length.mean():7.1f} {returns:8.1f}")
         return [*lines, *whole]
+
+    def hint(self, path: Path, p: Preferences, task: Task) -> None:
+        seen, shown = task.env.endswith(SEEN), bool(p.obs[:, -3:].any())
+        if seen != shown:
+            warn(f"{path}: the pairs {'show' if shown else 'hide'} the goal, the last three observed numbers, which "
+                 f"{task.env} {'shows' if seen else 'hides'}; are they of {other(task.env)}?")  # fmt: skip
 
     def segment(self, task: Task) -> int:
         return SEGMENT
@@ -115,20 +140,30 @@ class MetaWorldSuite(Suite):
 
 
 # ---------------------------------------------------------------- the environment
+def hidden(env: str) -> str:
+    """The id of the task with its goal hidden."""
+    return env.removesuffix(SEEN)
+
+
+def other(env: str) -> str:
+    """The id of the task with its goal hidden where `env` shows it, and shown where `env` hides it."""
+    return hidden(env) if env.endswith(SEEN) else env + SEEN
+
+
 class MetaWorld(gymnasium.Env):
-    """A task with the v2 reward. Observation (39,), the goal in the last three numbers; action (4,); 500 steps.
+    """A task with the v2 reward. Observation (39,); action (4,); 500 steps.
 
     Args:
-        env: `drawer-open-v2`.
-        goal_visible: the goal, else zeros: learners do not see it, scripted policies need it.
+        env: `drawer-open-v2`, or `drawer-open-v2-goal-observable`, which has the goal in the last three numbers, as
+            scripted policies need it; else they are zeros.
     """
 
-    def __init__(self, env: str, goal_visible: bool = False, render: bool = False):
+    def __init__(self, env: str, render: bool = False):
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
         extra = {"render_mode": "rgb_array", "camera_name": "corner"} if render else {}
-        self.sim = ALL_V3_ENVIRONMENTS[env.replace("-v2", "-v3")](reward_function_version="v2", **extra)
-        self.sim._partially_observable = not goal_visible
+        self.sim = ALL_V3_ENVIRONMENTS[hidden(env).replace("-v2", "-v3")](reward_function_version="v2", **extra)
+        self.sim._partially_observable = not env.endswith(SEEN)
         self.sim._set_task_called = True
         self.sim.seeded_rand_vec = True  # else goals come from numpy's global state
         self.sim.__dict__.pop("sawyer_observation_space", None)  # cached before the lines above; it clips the goal
@@ -163,16 +198,16 @@ class MetaWorld(gymnasium.Env):
 
 # ---------------------------------------------------------------- collection, inside a worker
 @functools.cache
-def sim_of(env: str, goal_visible: bool) -> MetaWorld:
-    """One a worker."""
-    return MetaWorld(env, goal_visible)
+def sim_of(env: str, role: str) -> MetaWorld:
+    """One a worker, for each role: where the learner sees the goal, "target" and "guide" have the same id."""
+    return MetaWorld(env)
 
 
 def collect(env: str, seed: int, noise: float, kind: str, other: str, numbers: list[int]) -> list[tuple]:
     """Collect episodes in `env`.
 
     Args:
-        kind: one of KINDS.  other: the environment whose scripted policy acts; `env`, but for "cross".
+        kind: one of KINDS.  other: the task whose scripted policy acts; that of `env`, but for "cross".
         numbers: one an episode; its random numbers depend on (seed, number) alone.
 
     Returns:
@@ -181,8 +216,8 @@ def collect(env: str, seed: int, noise: float, kind: str, other: str, numbers: l
     from metaworld.policies import ENV_POLICY_MAP
 
     warnings.filterwarnings("ignore", message="Constant.s. may be too high")  # scripted policies overshoot by design
-    target = sim_of(env, False)
-    guide = MetaWorld(other, goal_visible=True) if kind == "cross" else sim_of(env, True)
+    target = sim_of(env, "target")
+    guide = MetaWorld(other + SEEN) if kind == "cross" else sim_of(other + SEEN, "guide")
     episodes = []
     for number in numbers:
         rng = np.random.default_rng(of_dataset(seed, number))
@@ -214,9 +249,10 @@ def collect(env: str, seed: int, noise: float, kind: str, other: str, numbers: l
 # ---------------------------------------------------------------- the dataset
 def plan(env: str, episodes: int, seed: int) -> list[tuple[str, str, list[int]]]:
     """The episodes of a dataset as jobs for `collect`: (kind, other, numbers). Those of one other task share a job."""
-    others = [f"{task}-v2" for task in TASKS if f"{task}-v2" != env]
+    own = hidden(env)
+    others = [f"{task}-v2" for task in TASKS if f"{task}-v2" != own]
     drawn = np.random.default_rng(of_dataset(seed, 4 * episodes)).integers(0, len(others), episodes)
-    jobs = [(kind, env, [k * episodes + i]) for k, kind in enumerate(KINDS[:3]) for i in range(episodes)]
+    jobs = [(kind, own, [k * episodes + i]) for k, kind in enumerate(KINDS[:3]) for i in range(episodes)]
     for index in np.unique(drawn):
         jobs.append(("cross", others[index], [int(3 * episodes + i) for i in np.flatnonzero(drawn == index)]))
     return jobs
@@ -247,3 +283,79 @@ def build(path: Path, env: str, recipe: Recipe, workers) -> None:
               "episodes/row": row, "episodes/length": length, "episodes/kind": np.repeat(np.arange(4), episodes),
               "preferences/start": start, "preferences/label": label}  # fmt: skip
     write_hdf5(path, arrays, protocol)
+
+
+# ---------------------------------------------------------------- replay buffers of others
+LIRE = {"observations": 39, "actions": 4, "next_observations": 39, "rewards": 1, "dones": 1}
+"""arrays in a pickle of LiRE's (Choi et al. 2024; chwoong/LiRE, algorithms/utils_env.py), and the numbers in a row"""
+QUALITY = 100_000
+"""first rows that quality 1 takes of each pickle"""
+
+
+def read_lire(path: Path, task: Task, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first `rows` of one of LiRE's pickles: E episodes of HORIZON steps. Their ends, `dones`, are a time limit's.
+
+    Returns:
+        obs (E, HORIZON + 1, 39); action (E, HORIZON, 4), in [-1, 1]; reward (E, HORIZON).
+
+    Raises:
+        InputError: the file is none of theirs, or is shorter, or shows the goal where `task` does not, or vice versa.
+    """
+    arrays = read_pickled_arrays(path)
+    lengths = {name: len(np.atleast_1d(arrays[name])) for name in LIRE if name in arrays}
+    if lengths.keys() != LIRE.keys() or len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} {array.shape}" for name, array in list(arrays.items())[:6]) or "nothing"
+        raise InputError(f"{path}: holds {found}; LiRE's have {', '.join(LIRE)}, each with one row a step")
+    if (have := lengths["dones"]) < rows:
+        raise InputError(f"{path}: has {have:,} rows, and --quality {rows / QUALITY:g} takes {rows:,}; this file has "
+                         f"{have // HORIZON * HORIZON / QUALITY:g} at most")  # fmt: skip
+
+    def episodes(name: str, size: int) -> np.ndarray:
+        part = arrays[name][:rows]
+        part = part[:, None] if part.ndim == size == 1 else part
+        return check(path, name, part, (rows, size)).reshape(-1, HORIZON, size)
+
+    obs, action, after, reward, done = (episodes(name, size) for name, size in LIRE.items())
+    if done[:, :-1].any() or (obs[:, 1:] != after[:, :-1]).any():
+        raise InputError(f"{path}: its episodes do not all have {HORIZON} steps, as LiRE's have from the first row on")
+    seen, shown = task.env.endswith(SEEN), (obs[..., -3:] != 0).any(-1)
+    if (shown != seen).any():
+        raise InputError(f"{path}: {shown.sum():,} of {rows:,} rows show the goal, in the last three observed numbers, "
+                         f"in {task.env} {'all' if seen else 'none'} do; is it --env {other(task.env)}?")  # fmt: skip
+    action = check_actions(path, "actions", action, action.shape)
+    return np.concatenate([obs, after[:, -1:]], 1).astype(np.float32), action, reward[..., 0].astype(np.float32)
+
+
+def convert_lire(files: list[Path], out: Path, task: Task, quality: float, tie_margin: float, recipe: Recipe) -> None:
+    """Write the first `quality` x QUALITY rows of each of LiRE's pickles as one HDF5 in the layout that `Suite` reads.
+
+    Its pairs are drawn uniformly from all segments within episodes and labelled by summed rewards: a tie where the sums
+    differ by `tie_margin` at most, as in LiRE's own code.
+
+    Args:
+        recipe: `pairs`, and their `seed`.
+
+    Raises:
+        InputError: `quality` is no whole number of episodes, or a file is not as `read_lire` wants it.
+    """
+    rows = round(quality * QUALITY)
+    if hidden(task.env).removesuffix("-v2") not in TASKS:
+        raise InputError(f"--env {task.env}: pickles are LiRE's, of MetaWorld: --env button-press-topdown-v2{SEEN}")
+    if rows % HORIZON or not rows:
+        raise InputError(f"--quality {quality:g}: takes {rows:,} rows, and an episode has {HORIZON}; "
+                         f"take a multiple of {HORIZON / QUALITY:g}")  # fmt: skip
+    obs, action, reward = map(np.concatenate, zip(*(read_lire(path, task, rows) for path in files), strict=True))
+    # one row more than steps: zeros stand beside the final observation
+    obs, action = obs.reshape(-1, 39), np.pad(action, ((0, 0), (0, 1), (0, 0))).reshape(-1, 4)
+    reward = np.pad(reward, ((0, 0), (0, 1))).ravel()
+    row = np.arange(0, len(obs), HORIZON + 1)
+    length = np.full(len(row), HORIZON)
+    start, _ = draw_pairs(length, row, reward, recipe.pairs, recipe.seed, SEGMENT, 1.0)
+    better = np.diff(segment_returns(reward, start, np.ones(SEGMENT)))[:, 0]
+    label = np.where(np.abs(better) <= tie_margin, 0.5, better > 0).astype(np.float32)
+    protocol = {"schema": SCHEMA, "env": task.env, "source": "LiRE", "files": [fingerprint(path) for path in files],
+                "quality": quality, "tie_margin": tie_margin, "pairs": recipe.pairs, "pairs_seed": recipe.seed,
+                "segment": SEGMENT, "gamma": 1.0, "horizon": HORIZON}  # fmt: skip
+    arrays = {"obs": obs, "action": action, "reward": reward, "episodes/row": row, "episodes/length": length,
+              "preferences/start": start, "preferences/label": label}  # fmt: skip
+    write_hdf5(out, arrays, protocol)

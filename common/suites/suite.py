@@ -119,6 +119,9 @@ class Suite(abc.ABC):
         return lines + (describe_pairs(self.read_pairs(path, task)) if "preferences/start" in arrays else [])
 
     # ---------------------------------------------------------------- pairs
+    def hint(self, path: Path, p: Preferences, task: Task) -> None:  # noqa: B027 (most have none)
+        """A word on stderr where the pairs look like those of another environment of the suite."""
+
     def segment(self, task: Task) -> int:
         """Steps of a segment that people are shown, and of the pairs of a file that does not say."""
         return 25
