@@ -20,7 +20,7 @@ import numpy as np
 
 from common import suites
 from common.cli import default_data_dir, parse_args, user_errors
-from common.data import read_preferences
+from common.data import join_pairs, read_preferences
 from common.download import probe
 from common.errors import InputError
 from common.suites.base import PAIRS, Preferences, Recipe, Task, describe_pairs
@@ -44,8 +44,8 @@ class DatasetArgs:
     """preference pairs"""
     labels: tuple[Literal["human", "crowd", "released"], ...] = ("human", "crowd")
     """labels to download, where the environment has them"""
-    dataset: str = ""
-    """offline dataset (.hdf5) to take instead of the environment's own"""
+    dataset: tuple[str, ...] = ()
+    """offline datasets (.hdf5) to take instead of the environment's own"""
     teacher: tuple[str, ...] = ()
     """write the pairs as a simulated teacher labels them (B-Pref): any of mistake=0.1 equal=5 skip=20 beta=1 myopic=0.9
     seed=1; `perfect` gives the labels as they are"""
@@ -77,24 +77,26 @@ def check(args: DatasetArgs, task: Task) -> bool:
     return all(found)
 
 
-def find_dataset(args: DatasetArgs, task: Task) -> Path:
+def find_datasets(args: DatasetArgs, task: Task) -> list[Path]:
     """--dataset, or the environment's own, built or downloaded if it is not there."""
-    if args.dataset:
-        return Path(args.dataset)
     recipe = Recipe(args.episodes, args.noise, args.seed, args.pairs)
     with closing(Workers(args.workers or available_cpus())) as workers:
-        return suites.own_dataset(task, args.data_dir, workers, "name one with --dataset FILE.hdf5", recipe)
+        way = "name one with --dataset FILE.hdf5"
+        return suites.find_datasets(args.dataset, task, args.data_dir, workers, way, recipe)
 
 
-def teach(args: DatasetArgs, task: Task) -> Path:
+def teach(args: DatasetArgs, task: Task) -> None:
     """Write the pairs of the dataset as --teacher labels them, and print what is in them."""
     teacher, out = teachers.parse(args.teacher), Path(args.out)
     if out.suffix != ".npz":
         raise InputError(f"--out {args.out}: --teacher writes a file that ends in .npz; name it")
-    pairs = teachers.labelled_by(read_preferences(find_dataset(args, task), task), teacher)
+    pairs = join_pairs([read_preferences(path, task) for path in find_datasets(args, task)])
+    if pairs.lengths is not None:
+        raise InputError(f"--dataset {' '.join(args.dataset)}: have segments of unequal length, which no one .npz "
+                         "holds; write one a dataset")  # fmt: skip
+    pairs = teachers.labelled_by(pairs, teacher)
     teachers.write(out, pairs, teacher)
     print(out, *describe_pairs(pairs), sep="\n")
-    return out
 
 
 def compare_labels(one: Preferences, other: Preferences, names: str) -> list[str]:
@@ -106,15 +108,16 @@ def compare_labels(one: Preferences, other: Preferences, names: str) -> list[str
     return [f"labels of {names} agree: {100 * share:.0f} % of the {decided.sum()} pairs without a tie"]
 
 
-def main(args: DatasetArgs) -> Path | None:
+def main(args: DatasetArgs) -> None:
     """Build or download what is missing; print what is in it."""
     task = suites.resolve(args.env)
     if args.check:
         if not check(args, task):
             raise SystemExit(1)
-        return None
+        return
     if args.teacher or args.out:
-        return teach(args, task)
+        teach(args, task)
+        return
     suite = suites.SUITES[task.suite]
     wanted = [suites.labels_of(task, whose) for whose in args.labels if task.env in suite.LABELS.get(whose, {})]
     labelled = [(labels, suites.fetch(labels, args.data_dir)) for labels in wanted]
@@ -123,12 +126,12 @@ def main(args: DatasetArgs) -> Path | None:
         print(path, *describe_pairs(pairs), sep="\n")
     for one, other in combinations(alone, 2):
         print(*compare_labels(alone[one], alone[other], f"{one.name} and {other.name}"), sep="\n")
-    path = find_dataset(args, task)
-    print(path, *suite.describe(path, task), sep="\n")
+    paths = find_datasets(args, task)
+    for path in paths:
+        print(path, *suite.describe(path, task), sep="\n")
     for labels, files in labelled:
-        if len(files) > 1:
-            print(files[0], *describe_pairs(suite.read_labels(labels, files, path, task)), sep="\n")
-    return path
+        if len(files) > 1 and len(paths) == 1:  # these labels are rows of one dataset
+            print(files[0], *describe_pairs(suite.read_labels(labels, files, paths[0], task)), sep="\n")
 
 
 if __name__ == "__main__":
