@@ -86,7 +86,7 @@ def default_args(cls, table: dict[str, dict], argv: list[str] | None = None):
     peek.add_argument("--preferences", nargs="*", default=())
     peek.add_argument("--dataset", nargs="*", default=())
     given, _ = peek.parse_known_args(argv)
-    suite, env = suites.identify(next(filter(suites.env_of, given.dataset), "") or given.env)
+    suite, env = suites.identify(next(filter(suites.env_of, given.dataset), given.env))
     changes: dict = {}
     for pattern, values in table.items():
         if fnmatch.fnmatchcase(f"{suite}:{env}", pattern):

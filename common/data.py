@@ -12,7 +12,7 @@ from common import suites
 from common.arrays import fingerprint
 from common.buffers import PreferenceBuffer, ReplayBuffer
 from common.errors import InputError
-from common.suites.base import Labels, Preferences, Task, Transitions, read_npz_pairs, warn
+from common.suites.base import Labels, Preferences, Task, Transitions, read_npz_pairs
 from common.workers import Workers
 
 
@@ -26,18 +26,18 @@ def read_preferences(path: Path, task: Task) -> Preferences:
 
 
 def join_pairs(parts: list[Preferences]) -> Preferences:
-    """The pairs of several files as those of one, in the order given. Rewards: where all have them."""
+    """The pairs of several files as those of one, in the order given. Rewards: where all have them. The discount of
+    returns: the first one's.
+    """
     if len(parts) == 1:
         return parts[0]
     before = np.cumsum([0, *(len(p.obs) for p in parts[:-1])])  # rows ahead of each file's own
     lengths = np.repeat([p.length for p in parts], [len(p.label) for p in parts])
-    shortest, longest = int(lengths.min()), int(lengths.max())
-    if shortest < longest:
-        warn(f"--preferences: segments have {shortest} to {longest} steps; windows of at most {shortest} are taken")
+    shortest = int(lengths.min())
     start = np.concatenate([p.start + row for p, row in zip(parts, before, strict=True)])
     obs, action, label, reward = (joined([getattr(p, name) for p in parts])
                                   for name in ("obs", "action", "label", "reward"))  # fmt: skip
-    lengths = lengths if shortest < longest else None
+    lengths = lengths if shortest < lengths.max() else None
     return Preferences(obs, action, start, label, shortest, reward, parts[0].gamma, lengths)
 
 
@@ -79,11 +79,11 @@ def find_files(args, task: Task, workers: Workers, advice: str = WITHOUT) -> tup
     names, files, labels = suites.several(args.dataset), list(map(Path, suites.several(args.preferences))), Labels(())
     if not files and args.preference_labels != "script":
         labels = suites.labels_of(task, args.preference_labels)
+        if labels.segment and len(names) > 1:
+            raise InputError(f"--dataset {' '.join(names)}: the pairs of --preference-labels {args.preference_labels} "
+                             "are rows of one dataset; name one, or take --preferences FILE")  # fmt: skip
         with suites.advised(advice):
             files = suites.fetch(labels, args.data_dir, workers.stop)
-    if labels.segment and len(names) > 1:
-        raise InputError(f"--dataset {' '.join(names)}: the pairs of --preference-labels {args.preference_labels} are "
-                         "rows of one dataset; name one, or take --preferences FILE")  # fmt: skip
     if not (args.use_replay or not files or labels.segment):
         names = tuple(name for name in names if name != task.env)  # what nothing needs is not built
         return files, list(map(Path, names)), labels
@@ -114,6 +114,9 @@ def load_buffers(args, task: Task, workers: Workers, device: torch.device):
     lengths = None if p.lengths is None else p.lengths[:count]
     pairs = PreferenceBuffer(p.obs, p.action, p.start[:count], p.label[:count], p.length, p.reward, device, lengths)
     pairs.check(args.preference_batch_size, args.segment_length)
+    if lengths is not None and not args.segment_length:
+        print(f"{where}: segments have {p.length} to {lengths.max()} steps; windows of {p.length} are taken from all",
+              file=sys.stderr)  # fmt: skip
     ties = (p.label[:count] == 0.5).sum()
     if ties > 0.8 * count:
         print(f"{where}: {ties} of {count} pairs are ties, which say little about what is better", file=sys.stderr)

@@ -68,13 +68,12 @@ def resolve(env: str, max_steps: int = 0, dataset: str | Iterable[str] = ()) -> 
         InputError: no such environment, or none that can be trained on; or a dataset of Minari beside others.
     """
     names = several(dataset)
-    brought = next(filter(env_of, names), "")
-    if brought:
-        require_environment(brought, env)
-    own = brought or env
+    own = next(filter(env_of, names), env)
     if env_of(own) and set(names) - {own}:
         raise InputError(f"--dataset {' '.join(names)}: {own} is a dataset of Minari, which is read without others; "
                          "leave it out, or the others")  # fmt: skip
+    if own in names:
+        require_environment(own, env)
     suite, name = identify(own)
     return SUITES[suite].find(name, max_steps)
 
