@@ -90,14 +90,14 @@ class Args:
     # ---- data
     env: str = "button-press-topdown-v2"
     """MetaWorld task, robomimic or D4RL name, Gymnasium id, or module:Id; decides the defaults of all the rest"""
-    preferences: str = ""
-    """file of preference pairs (.npz or .hdf5) instead of the environment's own"""
+    preferences: tuple[str, ...] = ()
+    """files of preference pairs (.npz or .hdf5) instead of the environment's own"""
     num_preferences: Annotated[int, "[0, inf)"] = 4_000
-    """pairs to learn from: the first ones of the file; 0: all"""
+    """pairs to learn from: the first ones of the files, in their order; 0: all"""
     preference_labels: Literal["human", "script", "crowd", "released"] = "script"
     """the environment's pairs: drawn from its offline dataset and labelled by reward (script), or as others released"""
-    dataset: str = ""
-    """offline dataset instead of the environment's own: a file (.hdf5), or minari:ID, whose environment it brings"""
+    dataset: tuple[str, ...] = ()
+    """offline dataset instead of the environment's own: files (.hdf5), or minari:ID, whose environment it brings"""
     use_replay: bool = False
     """train on the offline dataset too, beside the preference segments"""
     data_dir: Path = Path("data")

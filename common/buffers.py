@@ -28,17 +28,19 @@ class PreferenceBuffer:
         obs: (T, O), action: (T, A); row t + 1 follows row t inside a segment.
         start: (P, 2) row of the first step of both segments.
         label: (P,) 1: the second is preferred, 0: the first, 0.5: a tie.
-        length: steps of a segment, the last one's action included.
+        length: steps of a segment, the last one's action included; where they differ, of the shortest.
         reward: (T,) of the environment where the data hold it, or (S, T), one reward model's a seed.
+        lengths: (P,) steps of each pair's segments, where they differ.
     """
 
-    def __init__(self, obs, action, start, label, length: int, reward=None, device: str | torch.device = "cpu"):
+    def __init__(self, obs, action, start, label, length: int, reward=None, device: str | torch.device = "cpu",
+                 lengths: np.ndarray | None = None):  # fmt: skip
         self.obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
         self.action = torch.as_tensor(action, dtype=torch.float32, device=device)
         self.start = torch.as_tensor(start, dtype=torch.int64, device=device)
         self.label = torch.as_tensor(label, dtype=torch.float32, device=device)
         self.reward = None if reward is None else torch.as_tensor(reward, dtype=torch.float32, device=device)
-        self.length, self.device = int(length), torch.device(device)
+        self.length, self.lengths, self.device = int(length), lengths, torch.device(device)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -48,16 +50,18 @@ class PreferenceBuffer:
         if not 1 <= pairs <= len(self):
             raise InputError(f"--preference-batch-size {pairs}: there are {len(self)} pairs; choose at most as many")
         if not 2 <= (window or self.length) <= self.length:
-            raise InputError(f"--segment-length {window}: segments have {self.length} steps; choose 2 to {self.length}")
+            which = "segments" if self.lengths is None else "the shortest segments"
+            raise InputError(f"--segment-length {window}: {which} have {self.length} steps; choose 2 to {self.length}")
 
     def batches(self, seeds: list[int], step: int, pairs: int, window: int) -> Iterator[dict[str, Tensor]]:
         """Batches from update `step` on, without end.
 
         Each epoch of a seed visits the pairs in a fresh random order, without replacement, in full batches. Each pair
-        draws the start of its window, shared by its two segments, uniformly from all length - window + 1 offsets.
+        draws the start of its window, shared by its two segments, uniformly from all length - window + 1 offsets of its
+        own length.
 
         Args:
-            pairs: B; window: observations of a window, L + 1; 0: those of whole segments.
+            pairs: B; window: observations of a window, L + 1; 0: as many as the shortest segments have.
 
         Yields:
             obs, next_obs (S, 2BL, O), action (S, 2BL, A): the first segments of all pairs, then the second ones, each
@@ -72,7 +76,8 @@ class PreferenceBuffer:
         while True:
             rngs = [np.random.default_rng([PAIRS, seed, epoch]) for seed in seeds]
             order = [rng.permutation(len(self))[: per_epoch * pairs] for rng in rngs]
-            offset = [rng.integers(0, self.length - window + 1, per_epoch * pairs) for rng in rngs]
+            offset = [rng.integers(0, (self.length if self.lengths is None else self.lengths[drawn]) - window + 1,
+                                   len(drawn)) for rng, drawn in zip(rngs, order, strict=True)]  # fmt: skip
             shape = (len(seeds), per_epoch, pairs)
             pair = torch.as_tensor(np.stack(order), device=self.device).view(shape)
             first = self.start[pair] + torch.as_tensor(np.stack(offset), device=self.device).view(*shape, 1)

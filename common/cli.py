@@ -83,10 +83,10 @@ def default_args(cls, table: dict[str, dict], argv: list[str] | None = None):
     """
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # ahead of tyro
     peek.add_argument("--env", nargs="?", const=cls.env, default=cls.env)
-    peek.add_argument("--preferences", nargs="?", default="")
-    peek.add_argument("--dataset", nargs="?", default="")
+    peek.add_argument("--preferences", nargs="*", default=())
+    peek.add_argument("--dataset", nargs="*", default=())
     given, _ = peek.parse_known_args(argv)
-    suite, env = suites.identify(suites.env_of(given.dataset or "") or given.env)
+    suite, env = suites.identify(next(filter(suites.env_of, given.dataset), given.env))
     changes: dict = {}
     for pattern, values in table.items():
         if fnmatch.fnmatchcase(f"{suite}:{env}", pattern):

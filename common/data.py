@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from common import suites
 from common.arrays import fingerprint
 from common.buffers import PreferenceBuffer, ReplayBuffer
 from common.errors import InputError
-from common.suites.base import Labels, Preferences, Task, read_npz_pairs
+from common.suites.base import Labels, Preferences, Task, Transitions, read_npz_pairs
 from common.workers import Workers
 
 
@@ -27,12 +28,50 @@ def read_preferences(path: Path, task: Task) -> Preferences:
     return p
 
 
+def join_pairs(parts: list[Preferences]) -> Preferences:
+    """The pairs of several files as those of one, in the order given. Rewards: where all have them. The discount of
+    returns: the first one's.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    before = np.cumsum([0, *(len(p.obs) for p in parts[:-1])])  # rows ahead of each file's own
+    lengths = np.repeat([p.length for p in parts], [len(p.label) for p in parts])
+    shortest = int(lengths.min())
+    start = np.concatenate([p.start + row for p, row in zip(parts, before, strict=True)])
+    obs, action, label, reward = (joined([getattr(p, name) for p in parts])
+                                  for name in ("obs", "action", "label", "reward"))  # fmt: skip
+    lengths = lengths if shortest < lengths.max() else None
+    return Preferences(obs, action, start, label, shortest, reward, parts[0].gamma, lengths)
+
+
+def read_transitions(paths: list[Path], task: Task) -> Transitions:
+    """The transitions of offline datasets, one file after the other. Rewards: where all have them.
+
+    Raises:
+        InputError: a key is missing, a shape or number is wrong, or a file is another environment's.
+    """
+    parts = [suites.SUITES[task.suite].read_transitions(path, task) for path in paths]
+    if len(parts) == 1:
+        return parts[0]
+    return Transitions(**{name: joined([getattr(t, name) for t in parts]) for name in vars(parts[0])})
+
+
+def listed(paths: list[Path]) -> str:
+    """Files as a message names them."""
+    return " ".join(map(str, paths))
+
+
+def joined(columns: list[np.ndarray | None]) -> np.ndarray | None:
+    """Columns of several files as one; None where a file lacks it."""
+    return None if any(column is None for column in columns) else np.concatenate(columns)
+
+
 WITHOUT = "name one with --dataset FILE, or take --preferences FILE with --no-use-replay"
 """what a script can do without its environment's own dataset"""
 
 
-def find_files(args, task: Task, workers: Workers, advice: str = WITHOUT) -> tuple[list[Path], Path | None, Labels]:
-    """The files of the pairs, the offline dataset's (None where nothing needs it), and how labels by index count.
+def find_files(args, task: Task, workers: Workers, advice: str = WITHOUT) -> tuple[list[Path], list[Path], Labels]:
+    """The files of the pairs, the offline dataset's (none where nothing needs it), and how labels by index count.
 
     Args:
         advice: what the command that asks can do without the offline dataset.
@@ -40,22 +79,26 @@ def find_files(args, task: Task, workers: Workers, advice: str = WITHOUT) -> tup
     Raises:
         InputError: they cannot be had.
     """
-    dataset = Path(args.dataset) if args.dataset not in ("", task.env) else None  # the task's own
-    files, labels = [Path(args.preferences)] if args.preferences else [], Labels(())
+    names, files, labels = suites.several(args.dataset), list(map(Path, suites.several(args.preferences))), Labels(())
     if not files and args.preference_labels != "script":
         labels = suites.labels_of(task, args.preference_labels)
+        if labels.segment and len(names) > 1:
+            raise InputError(f"--dataset {' '.join(names)}: the pairs of --preference-labels {args.preference_labels} "
+                             "are rows of one dataset; name one, or take --preferences FILE")  # fmt: skip
         with suites.advised(advice):
             files = suites.fetch(labels, args.data_dir, workers.stop)
-    if dataset is None and (args.use_replay or not files or labels.segment):
-        dataset = suites.own_dataset(task, args.data_dir, workers, advice)
-    return files or [dataset], dataset, labels
+    if not (args.use_replay or not files or labels.segment):
+        names = tuple(name for name in names if name != task.env)  # what nothing needs is not built
+        return files, list(map(Path, names)), labels
+    datasets = suites.find_datasets(names, task, args.data_dir, workers, advice)
+    return files or datasets, datasets, labels
 
 
-def read_pairs(files: list[Path], dataset: Path | None, labels: Labels, task: Task) -> Preferences:
+def read_pairs(files: list[Path], datasets: list[Path], labels: Labels, task: Task) -> Preferences:
     """The pairs of what `find_files` found."""
     if labels.segment:
-        return suites.SUITES[task.suite].read_labels(labels, files, dataset, task)
-    return read_preferences(files[0], task)
+        return suites.SUITES[task.suite].read_labels(labels, files, datasets[0], task)
+    return join_pairs([read_preferences(path, task) for path in files])
 
 
 def load_buffers(args, task: Task, workers: Workers, device: torch.device):
@@ -66,20 +109,24 @@ def load_buffers(args, task: Task, workers: Workers, device: torch.device):
     Raises:
         InputError: a file is wrong, or there are fewer than --num-preferences pairs.
     """
-    files, dataset, labels = find_files(args, task, workers)
-    p = read_pairs(files, dataset, labels, task)
-    count = args.num_preferences or len(p.label)
+    files, datasets, labels = find_files(args, task, workers)
+    p = read_pairs(files, datasets, labels, task)
+    count, where = args.num_preferences or len(p.label), listed(files)
     if count > len(p.label):
-        raise InputError(f"--num-preferences {count}: {files[0]} holds {len(p.label)} pairs; 0 takes all of them")
-    pairs = PreferenceBuffer(p.obs, p.action, p.start[:count], p.label[:count], p.length, p.reward, device)
+        raise InputError(f"--num-preferences {count}: there are {len(p.label)} pairs in {where}; 0 takes all of them")
+    lengths = None if p.lengths is None else p.lengths[:count]
+    pairs = PreferenceBuffer(p.obs, p.action, p.start[:count], p.label[:count], p.length, p.reward, device, lengths)
     pairs.check(args.preference_batch_size, args.segment_length)
+    if lengths is not None and not args.segment_length:
+        print(f"{where}: segments have {p.length} to {lengths.max()} steps; windows of {p.length} are taken from all",
+              file=sys.stderr)  # fmt: skip
     ties = (p.label[:count] == 0.5).sum()
     if ties > 0.8 * count:
-        print(f"{files[0]}: {ties} of {count} pairs are ties, which say little about what is better", file=sys.stderr)
+        print(f"{where}: {ties} of {count} pairs are ties, which say little about what is better", file=sys.stderr)
     fingerprints, replay = {"preferences": fingerprint(*files)}, None
     if args.use_replay or labels.segment:
-        fingerprints["dataset"] = fingerprint(dataset)
+        fingerprints["dataset"] = fingerprint(*datasets)
     if args.use_replay:
-        t = suites.SUITES[task.suite].read_transitions(dataset, task)
+        t = read_transitions(datasets, task)
         replay = ReplayBuffer(t.obs, t.action, t.reward, t.next_obs, t.terminal, device)
     return pairs, replay, fingerprints

@@ -156,13 +156,13 @@ class SeedFolder:
         """Resume what was found, or erase the folder; write config.json and open the logs.
 
         Args:
-            fingerprints: of the files trained on; refused if they are not those of the checkpoint.
+            fingerprints: of the files trained on, in order; refused if they are not those of the checkpoint.
         """
         old = self.found["config"] if self.found else {}
         if old.get("dataset_fingerprint", fingerprints) != fingerprints:
             changed = f"{old['dataset_fingerprint']} -> {fingerprints}"
-            raise InputError(f"{self.path}: was started on other data ({changed}); choose another --run-dir, or "
-                             "start from scratch with --overwrite")  # fmt: skip
+            raise InputError(f"{self.path}: was started on other data, or on its files in another order ({changed}); "
+                             "choose another --run-dir, or start from scratch with --overwrite")  # fmt: skip
         if not self.found:
             self._erase()
         code = git_state()

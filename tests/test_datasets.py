@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import torch
 
+from algorithms import bc
 from algorithms.ipl_iql import policy
-from common import suites
+from common import data, suites
 from common.actors import Actor
-from common.arrays import read_arrays
-from common.cli import parse_args
+from common.arrays import fingerprint, read_arrays, write_hdf5
+from common.cli import default_args, parse_args
 from common.data import read_preferences
 from common.errors import InputError
 from common.rollouts import evaluate
@@ -22,8 +28,10 @@ from common.suites import SUITES, identify, metaworld, resolve
 from common.suites.base import Recipe, draw_pairs
 from common.suites.metaworld import HORIZON, KINDS, SEEN, SEGMENT, SUCCESS_STEPS, TASKS, MetaWorld
 from common.suites.suite import read_rows
+from common.trees import save
 from common.workers import Workers
-from tools import dataset
+from tests.conftest import SMALL
+from tools import dataset, report, reward
 
 ENV = "drawer-open-v2"
 TASK, METAWORLD = resolve(ENV), SUITES["metaworld"]
@@ -241,3 +249,192 @@ def test_no_two_streams_share_a_start():
     runs = {start_of_evaluation(k, step, i) for k in range(4) for step in (0, 1, 2500) for i in range(20)}
     assert len(datasets) == 400 and len(runs) == 240 and not datasets & runs
     assert start_of_evaluation(1, 2500, 3) == seed_of(1, 2500, 3) and of_dataset(0, 7, 1) == (0, 7, 1)
+
+
+# ---------------------------------------------------------------- several files
+def numbered(file: Path, first: int, pairs: int, steps: int) -> Path:
+    """An NPZ in which the first number of each observation counts the rows from `first` on; the labels too differ."""
+    obs = np.zeros((2, pairs, steps, 39))
+    obs[..., 0] = first + np.arange(2 * pairs * steps).reshape(2, pairs, steps)
+    action = np.zeros((2, pairs, steps, 4))
+    label = (np.arange(pairs) + first) % 2
+    np.savez(file, obs_1=obs[0], obs_2=obs[1], action_1=action[0], action_2=action[1], label=label)
+    return file
+
+
+def episodes(file: Path, first: int, steps: int, rewards: float = 0.0) -> Path:
+    """An HDF5 of one episode whose observations count as above, with two pairs of 10 steps."""
+    obs = np.zeros((steps + 1, 39))
+    obs[:, 0] = first + np.arange(steps + 1)
+    write_hdf5(file, {"obs": obs, "action": np.zeros((steps + 1, 4)), "reward": np.full(steps + 1, rewards),
+                      "episodes/row": np.array([0]), "episodes/length": np.array([steps]),
+                      "preferences/start": np.array([[0, 5], [steps - 10, 1]]), "preferences/label": np.array([0, 1])},
+               {"segment": 10})  # fmt: skip
+    return file
+
+
+def load(tmp_path, *words):
+    """What `bc` loads for a command line."""
+    line = ["--env", ENV, "--preference-batch-size", "1", *map(str, words)]
+    args = parse_args(default_args(bc.Args, bc.DEFAULTS, line), [*line, "--data-dir", str(tmp_path)])
+    return data.load_buffers(args, TASK, Workers(1), "cpu")
+
+
+def one_line(match: str, action, *words) -> None:
+    with pytest.raises(InputError, match=match) as error:
+        action(*words)
+    assert "\n" not in str(error.value)
+
+
+def test_pairs_of_several_files_count_in_the_order_given(tmp_path):
+    one, two = numbered(tmp_path / "one.npz", 0, 3, 20), numbered(tmp_path / "two.npz", 1001, 4, 20)
+    own = episodes(tmp_path / "own.hdf5", 5000, 40)
+    pairs, _, fingerprints = load(tmp_path, "--preferences", one, two)
+    first = pairs.obs[:, 0][pairs.start].tolist()
+    assert first == [[0, 60], [20, 80], [40, 100], [1001, 1081], [1021, 1101], [1041, 1121], [1061, 1141]]
+    assert pairs.label.tolist() == [0, 1, 0, 1, 0, 1, 0] and pairs.lengths is None and pairs.length == 20
+    other, _, turned = load(tmp_path, "--preferences", two, one)
+    assert other.obs[:, 0][other.start].tolist() == first[3:] + first[:3]  # the same pairs
+    assert fingerprints == {"preferences": fingerprint(one, two)} and turned["preferences"] == fingerprint(two, one)
+    assert fingerprints != turned
+    some, *_ = load(tmp_path, "--preferences", one, two, "--num-preferences", 5)
+    assert some.obs[:, 0][some.start].tolist() == first[:5]
+    mixed, *_ = load(tmp_path, "--preferences", own, one, "--num-preferences", 3)
+    assert mixed.obs[:, 0][mixed.start].tolist() == [[5000, 5005], [5030, 5001], [0, 60]] and mixed.reward is None
+    both, *_ = load(tmp_path, "--preferences", own, episodes(tmp_path / "b.hdf5", 7000, 30, 2.0))
+    assert both.reward.tolist() == [0.0] * 41 + [2.0] * 31
+
+
+@pytest.mark.parametrize("window", [0, 8, 20])
+def test_windows_of_unequal_segments_stay_within_them(tmp_path, capsys, window):
+    one, two = numbered(tmp_path / "one.npz", 0, 3, 20), numbered(tmp_path / "two.npz", 1001, 4, 50)
+    pairs, *_ = load(tmp_path, "--preferences", one, two, "--segment-length", window)
+    assert pairs.length == 20 and pairs.lengths.tolist() == [20] * 3 + [50] * 4
+    said = capsys.readouterr().err
+    assert ("segments have 20 to 50 steps; windows of 20 are taken from all" in said) == (window == 0)
+    offsets: dict[int, set[int]] = {}
+    batches, window = pairs.batches([1], 0, 7, window), window or 20
+    for batch, _ in zip(batches, range(200), strict=False):
+        ends = batch["last_obs"][0, :, :1].reshape(2, 7, 1)
+        rows = np.concatenate([batch["obs"][0, :, 0].reshape(2, 7, -1), ends], 2)
+        assert (np.diff(rows) == 1).all() and rows.shape == (2, 7, window)
+        length = np.where(rows[..., 0] < 1000, 20, 50)
+        offset = (np.where(rows[..., 0] < 1000, 0, -1001) + rows[..., 0]) % length
+        assert (offset + window <= length).all() and (offset[0] == offset[1]).all()
+        for steps, drawn in zip(length[0].tolist(), offset[0].tolist(), strict=True):
+            offsets.setdefault(steps, set()).add(int(drawn))
+    assert offsets == {steps: set(range(steps - window + 1)) for steps in (20, 50)}  # the end of the longer ones too
+    again = next(pairs.batches([1], 30, 7, window))  # a resumed run draws the same
+    batches = pairs.batches([1], 0, 7, window)
+    for _ in range(30):
+        next(batches)
+    assert (next(batches)["obs"] == again["obs"]).all()
+
+
+def test_transitions_of_several_datasets(tmp_path, path):
+    one, two = episodes(tmp_path / "one.hdf5", 0, 20, 1.0), episodes(tmp_path / "two.hdf5", 1000, 30, 2.0)
+    pairs, replay, fingerprints = load(tmp_path, "--dataset", one, two, "--use-replay", "--num-preferences", 0)
+    assert replay.obs[:, 0].tolist() == [*range(20), *range(1000, 1030)] and len(pairs) == 4  # pairs of both
+    assert replay.reward.tolist() == [1.0] * 20 + [2.0] * 30 and (replay.next_obs - replay.obs)[:, 0].unique() == 1
+    assert fingerprints == {"preferences": fingerprint(one, two), "dataset": fingerprint(one, two)}
+    own = tmp_path / "metaworld/drawer-open-v2_episodes-100_noise-1_pairs-10000_seed-0.hdf5"
+    own.parent.mkdir()
+    shutil.copy(path, own)
+    words = ["--dataset", one, ENV, "--use-replay", "--num-preferences", 9]  # the id: the environment's own
+    _, beside, fingerprints = load(tmp_path, *words)
+    assert len(beside) == 20 + len(METAWORLD.read_transitions(path, TASK).obs)
+    assert fingerprints["dataset"] == fingerprint(one, path)
+    assert data.joined([np.ones(2), None]) is None  # rewards: where all files have them
+
+
+def test_one_wrong_file_of_several_is_refused_in_one_line(tmp_path, path):
+    one, wide = numbered(tmp_path / "one.npz", 0, 3, 20), tmp_path / "wide.npz"
+    zeros = {f"{name}_{k}": np.zeros((2, 20, n)) for k in (1, 2) for name, n in (("obs", 17), ("action", 4))}
+    np.savez(wide, **zeros, label=np.zeros(2))
+    longer = numbered(tmp_path / "longer.npz", 0, 3, 30)
+    other = tmp_path / "other.hdf5"
+    write_hdf5(other, {k: v for k, v in read_arrays(path).items() if k != "protocol"}, {"env": "button-press-v2"})
+    for words, said in (
+        (["--preferences", one, tmp_path / "none.npz"], "none.npz: no such file"),
+        (["--preferences", one, wide], r"wide.npz: 'obs_1' has shape .*is it a file of this environment\?"),
+        (["--dataset", path, other, "--use-replay"], "other.hdf5: was built for button-press-v2"),
+        (["--preferences", longer, one, "--segment-length", 21], "the shortest segments have 20 steps; choose 2 to 20"),
+        (["--preferences", one, longer, "--num-preferences", 7], "there are 6 pairs in .*one.npz .*longer.npz; 0"),
+    ):
+        one_line(said, load, tmp_path, *words)
+    names = ("minari:me/mine-v0", "more.hdf5")
+    one_line("minari:me/mine-v0 is a dataset of Minari, which is read without others", resolve, names[0], 0, names)
+    two = (str(episodes(tmp_path / "a.hdf5", 0, 30)), str(path))
+    args = dataset.DatasetArgs(ENV, dataset=two, teacher=("perfect",), out=str(tmp_path / "x.npz"))
+    one_line("have segments of unequal length", dataset.main, args)
+    hopper = ["--env", "hopper-medium-expert-v2", "--preference-labels", "crowd", "--dataset", "a.hdf5", "b.hdf5"]
+    args = parse_args(default_args(bc.Args, bc.DEFAULTS, hopper), [*hopper, "--data-dir", str(tmp_path)])
+    one_line("rows of one dataset; name one", data.find_files, args, resolve(args.env), None)
+
+
+def test_a_run_on_several_files_resumes_on_the_same_ones_alone(run, tmp_path, data_dir, path):
+    """And `tools.reward` reads all of them."""
+    one, two = numbered(tmp_path / "one.npz", 0, 30, 20), numbered(tmp_path / "two.npz", 1001, 30, 30)
+    more = episodes(tmp_path / "more.hdf5", 0, 60)
+    words = [*SMALL, "--num-preferences", 55, "--use-replay", "--dataset", path, more, "--preferences", one, two]
+    done = run("ipl_iql", *words)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / f"runs/{ENV}/ipl_iql/seed-1"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["args"]["dataset"] == [str(path), str(more)] and config["args"]["preferences"] == [str(one), str(two)]
+    assert config["dataset_fingerprint"] == {"preferences": fingerprint(one, two), "dataset": fingerprint(path, more)}
+    reward.main(parse_args(reward.RewardArgs((folder,), data_dir=data_dir, out=tmp_path / "out"), []))
+    learned = reward.read_run(folder, data_dir)
+    p, *_ = reward.read_data(learned)
+    sums = reward.sums_of(learned, p, 10, 40)["learned"]  # 20 pairs of the shorter segments and 10 of the longer ones
+    for pair, steps in ((10, 20), (39, 30)):
+        for side in (0, 1):
+            rows = slice(p.start[pair, side], p.start[pair, side] + steps - 1)
+            following = slice(rows.start + 1, rows.stop + 1)
+            each = learned.reward(p.obs[rows], p.action[rows], p.obs[following], np.zeros(steps - 1))
+            assert sums[pair - 10, side] == pytest.approx(each.sum(), rel=1e-5)
+    one_line("was trained on several datasets", reward.main,
+             reward.RewardArgs((folder,), data_dir=data_dir, relabel=str(tmp_path / "x.hdf5")))  # fmt: skip
+    again = run("ipl_iql", *words, "--total-steps", 60)
+    assert again.returncode == 0, again.stderr
+    turned = run("ipl_iql", *words, "--total-steps", 80, "--preferences", two, one)
+    numbered(two, 1003, 30, 30)
+    changed = run("ipl_iql", *words, "--total-steps", 80)
+    for refused in (turned, changed):
+        assert refused.returncode == 2 and refused.stderr.strip().count("\n") == 0
+        assert "was started on other data, or on its files in another order" in refused.stderr
+
+
+def test_runs_from_before_there_were_several_files_resume(whole, run, tmp_path, data_dir, path, capsys):
+    """Their config.json and checkpoint.pt hold a string: one name or none."""
+    for k, names in enumerate(({"dataset": "", "preferences": ""}, {"dataset": str(path), "preferences": str(path)})):
+        folder = tmp_path / f"old-{k}/ipl_iql/seed-1"
+        shutil.copytree(whole("ipl_iql"), folder)
+        config = json.loads((folder / "config.json").read_text())
+        config["args"] |= names
+        (folder / "config.json").write_text(json.dumps(config))
+        checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+        save(folder / "checkpoint.pt", checkpoint | {"args": checkpoint["args"] | names})
+        reward.main(parse_args(reward.RewardArgs((folder,), data_dir=data_dir, out=tmp_path / f"o{k}"), []))
+        assert "10 pairs held out of the same episodes | accuracy" in capsys.readouterr().out
+        report.main(report.ReportArgs((folder,), tmp_path / f"r{k}"))
+        assert "ipl_iql" in (tmp_path / f"r{k}/tables.md").read_text()
+        flags = [word for name, value in names.items() if value for word in (f"--{name}", value)]
+        done = run("ipl_iql", *SMALL, *flags, "--total-steps", 60, "--run-dir", folder.parent)
+        assert done.returncode == 0 and "60" in (folder / "eval.csv").read_text().splitlines()[-1], done.stderr
+        written = json.loads((folder / "config.json").read_text())
+        assert written["args"]["dataset"] == ([names["dataset"]] if names["dataset"] else [])
+        assert written["dataset_fingerprint"] == config["dataset_fingerprint"]
+    assert suites.several("") == suites.several(()) == () and suites.several("a b") == ("a b",)
+
+
+def test_tools_dataset_takes_several(tmp_path):
+    one, two = episodes(tmp_path / "one.hdf5", 0, 20, 1.0), episodes(tmp_path / "two.hdf5", 1000, 30, 2.0)
+    line = [sys.executable, "-m", "tools.dataset", "--env", ENV, "--dataset", str(one), str(two)]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0 and "1 episodes of 20 to 20 steps" in done.stdout, done.stderr
+    assert "1 episodes of 30 to 30 steps" in done.stdout and done.stdout.count("2 pairs of 10 steps") == 2
+    out = tmp_path / "x.npz"
+    args = dataset.DatasetArgs(ENV, dataset=(str(one), str(two)), teacher=("perfect",), out=str(out))
+    dataset.main(args)
+    assert read_preferences(out, TASK).obs[::10, 0].tolist() == [0, 10, 1000, 1020, 5, 1, 1005, 1001]

@@ -157,7 +157,8 @@ def write(folder, buffers: list, protocol: int = 4) -> list[str]:
 def convert(folder, files: list[str], *words, env: str = TASK.env):
     """The dataset that the command makes of the files' first two episodes."""
     flags = ["--env", env, "--dataset", *files, "--quality", "0.01", "--out", str(folder / "new/lire.hdf5"), *words]
-    return dataset.main(parse_args(dataset.DatasetArgs(), flags))
+    dataset.main(parse_args(dataset.DatasetArgs(), flags))
+    return folder / "new/lire.hdf5"
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])

@@ -161,7 +161,7 @@ def test_home_is_expanded_in_every_path(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     words = [f"--{name}=~/x" for name in ("run-dir", "data-dir", "dataset", "preferences")]
     args = parse_args(default_args(ipl_iql.Args, {}, words), words)
-    found = [args.run_dir, str(args.data_dir), args.dataset, args.preferences]
+    found = [args.run_dir, str(args.data_dir), *args.dataset, *args.preferences]
     assert found == [str(tmp_path / "x")] * 4 and isinstance(args.data_dir, Path)
     args = parse_args(reward.RewardArgs((Path("a"),)), ["~/a", "b", "--out=~/x", "--film=~/f.gif"])
     assert args.runs == (tmp_path / "a", Path("b")) and args.out == tmp_path / "x" and args.film == f"{tmp_path}/f.gif"

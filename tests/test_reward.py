@@ -102,7 +102,7 @@ def others(tmp_path_factory):
 
 @pytest.mark.parametrize("script", ["ipl_iql", "pt_iql"])
 def test_a_reward_is_judged_by_episodes_that_the_run_never_saw(whole, data_dir, others, tmp_path, capsys, script):
-    reward.main(args(data_dir, whole(script), out=tmp_path, preferences=str(others)))
+    reward.main(args(data_dir, whole(script), out=tmp_path, preferences=(str(others),)))
     said, found = capsys.readouterr().out, measured(tmp_path)
     assert "30 pairs of other episodes | accuracy" in said and "10 pairs held out of the same" in said
     accuracy = found["pairs of other episodes", "accuracy"]
@@ -129,7 +129,7 @@ def test_episodes_that_the_run_saw_are_refused(whole, data_dir, tmp_path):
     dataset.main(dataset.DatasetArgs("drawer-open-v2", data_dir=data_dir, teacher=("mistake=1",), out=str(teacher)))
     for path in (own, teacher):
         with pytest.raises(InputError, match=r"120 of its 120 segments are in the data of .*; take other episodes"):
-            reward.main(args(data_dir, whole(), out=tmp_path, preferences=str(path)))
+            reward.main(args(data_dir, whole(), out=tmp_path, preferences=(str(path),)))
     assert [path.name for path in tmp_path.iterdir()] == ["pairs.npz"]
 
 

@@ -660,7 +660,7 @@ def test_people_and_rewards_are_compared_on_the_same_pairs(mirrors, files, tmp_p
         human = dict(pairs)
     label = human["label"].astype(float)
     cases = {"flipped": human | {"label": 1 - label}, "others": human | {"obs_1": human["obs_1"] + 1, "label": label}}
-    monkeypatch.setattr(dataset, "find_dataset", lambda args, task: files["folder"] / "lift.hdf5")
+    monkeypatch.setattr(dataset, "find_datasets", lambda args, task: [files["folder"] / "lift.hdf5"])
     monkeypatch.setitem(ROBOMIMIC.LABELS["human"], LIFT, Labels((mirrors("lift.npz", "works"),)))
     for name, arrays in cases.items():
         (tmp_path / "robomimic").mkdir(exist_ok=True)

@@ -31,7 +31,7 @@ def segments(p: Preferences) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture
 def own(data_dir):
-    return read_preferences(dataset.find_dataset(dataset.DatasetArgs(env=ENV, data_dir=data_dir), TASK), TASK)
+    return read_preferences(dataset.find_datasets(dataset.DatasetArgs(env=ENV, data_dir=data_dir), TASK)[0], TASK)
 
 
 def test_the_perfect_teacher_gives_the_same_labels_and_segments(own, data_dir, tmp_path):

@@ -22,7 +22,7 @@ import numpy as np
 
 from common import suites
 from common.cli import default_data_dir, parse_args, user_errors
-from common.data import read_preferences
+from common.data import join_pairs, read_preferences
 from common.download import probe
 from common.errors import InputError
 from common.suites.base import PAIRS, Preferences, Recipe, Task, describe_pairs
@@ -48,7 +48,7 @@ class DatasetArgs:
     labels: tuple[Literal["human", "crowd", "released"], ...] = ("human", "crowd")
     """labels to download, where the environment has them"""
     dataset: tuple[str, ...] = ()
-    """offline dataset (.hdf5) to take instead of the environment's own; or replay buffers of LiRE (.pkl), which are
+    """offline datasets (.hdf5) to take instead of the environment's own; or replay buffers of LiRE (.pkl), which are
     written as one dataset to --out"""
     quality: Annotated[float, "(0, inf)"] = 1.0
     """of LiRE's: the first 100,000 x quality rows of each file"""
@@ -85,18 +85,15 @@ def check(args: DatasetArgs, task: Task) -> bool:
     return all(found)
 
 
-def find_dataset(args: DatasetArgs, task: Task) -> Path:
+def find_datasets(args: DatasetArgs, task: Task) -> list[Path]:
     """--dataset, or the environment's own, built or downloaded if it is not there."""
-    if len(args.dataset) > 1:
-        raise InputError(f"--dataset {' '.join(args.dataset)}: one file is taken, or several of LiRE's, .pkl")
-    if args.dataset:
-        return Path(args.dataset[0])
     recipe = Recipe(args.episodes, args.noise, args.seed, args.pairs)
     with closing(Workers(args.workers or available_cpus())) as workers:
-        return suites.own_dataset(task, args.data_dir, workers, "name one with --dataset FILE.hdf5", recipe)
+        way = "name one with --dataset FILE.hdf5"
+        return suites.find_datasets(args.dataset, task, args.data_dir, workers, way, recipe)
 
 
-def convert(args: DatasetArgs, task: Task) -> Path:
+def convert(args: DatasetArgs, task: Task) -> None:
     """Write replay buffers of LiRE as one dataset with labelled pairs, and print what is in it."""
     out, files = Path(args.out), [Path(name) for name in args.dataset]
     if out.suffix != ".hdf5" or args.teacher:
@@ -104,18 +101,20 @@ def convert(args: DatasetArgs, task: Task) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     convert_lire(files, out, task, args.quality, args.tie_margin, Recipe(pairs=args.pairs, seed=args.seed))
     print(out, *suites.SUITES[task.suite].describe(out, task), sep="\n")
-    return out
 
 
-def teach(args: DatasetArgs, task: Task) -> Path:
+def teach(args: DatasetArgs, task: Task) -> None:
     """Write the pairs of the dataset as --teacher labels them, and print what is in them."""
     teacher, out = teachers.parse(args.teacher), Path(args.out)
     if out.suffix != ".npz":
         raise InputError(f"--out {args.out}: --teacher writes a file that ends in .npz; name it")
-    pairs = teachers.labelled_by(read_preferences(find_dataset(args, task), task), teacher)
+    pairs = join_pairs([read_preferences(path, task) for path in find_datasets(args, task)])
+    if pairs.lengths is not None:
+        raise InputError(f"--dataset {' '.join(args.dataset)}: have segments of unequal length, which no one .npz "
+                         "holds; write one a dataset")  # fmt: skip
+    pairs = teachers.labelled_by(pairs, teacher)
     teachers.write(out, pairs, teacher)
     print(out, *describe_pairs(pairs), sep="\n")
-    return out
 
 
 def compare_labels(one: Preferences, other: Preferences, names: str) -> list[str]:
@@ -127,19 +126,21 @@ def compare_labels(one: Preferences, other: Preferences, names: str) -> list[str
     return [f"labels of {names} agree: {100 * share:.0f} % of the {decided.sum()} pairs without a tie"]
 
 
-def main(args: DatasetArgs) -> Path | None:
+def main(args: DatasetArgs) -> None:
     """Build or download what is missing; print what is in it."""
     task = suites.resolve(args.env)
     if args.check:
         if not check(args, task):
             raise SystemExit(1)
-        return None
+        return
     if any(name.endswith(".pkl") for name in args.dataset):
-        return convert(args, task)
+        convert(args, task)
+        return
     if args.quality != 1 or args.tie_margin:
         raise InputError("--quality, --tie-margin: are of LiRE's --dataset FILE.pkl; else take --teacher equal=12.5")
     if args.teacher or args.out:
-        return teach(args, task)
+        teach(args, task)
+        return
     suite = suites.SUITES[task.suite]
     wanted = [suites.labels_of(task, whose) for whose in args.labels if task.env in suite.LABELS.get(whose, {})]
     labelled = [(labels, suites.fetch(labels, args.data_dir)) for labels in wanted]
@@ -148,12 +149,12 @@ def main(args: DatasetArgs) -> Path | None:
         print(path, *describe_pairs(pairs), sep="\n")
     for one, other in combinations(alone, 2):
         print(*compare_labels(alone[one], alone[other], f"{one.name} and {other.name}"), sep="\n")
-    path = find_dataset(args, task)
-    print(path, *suite.describe(path, task), sep="\n")
+    paths = find_datasets(args, task)
+    for path in paths:
+        print(path, *suite.describe(path, task), sep="\n")
     for labels, files in labelled:
-        if len(files) > 1:
-            print(files[0], *describe_pairs(suite.read_labels(labels, files, path, task)), sep="\n")
-    return path
+        if len(files) > 1 and len(paths) == 1:  # these labels are rows of one dataset
+            print(files[0], *describe_pairs(suite.read_labels(labels, files, paths[0], task)), sep="\n")
 
 
 if __name__ == "__main__":

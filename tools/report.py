@@ -103,7 +103,8 @@ def read_seed(folder: Path, metric: str, empty: str | None = None) -> Seed:
     config = json.loads((folder / "config.json").read_text())
     data = {name: config.get("dataset_fingerprint", {}).get(name) for name in ("preferences", "dataset")}
     args = {**config["args"], **data, "algorithm": config["algorithm"]}
-    share = re.search(r"mistake-([\d.]+)\.npz$", config["args"].get("preferences") or "")  # of sweeps/label_noise.sh
+    files = suites.several(config["args"].get("preferences") or ())
+    share = re.search(r"mistake-([\d.]+)\.npz$", files[0]) if len(files) == 1 else None  # of sweeps/label_noise.sh
     if share:
         args |= {"mistake": float(share[1]), "preferences": None}  # says more than the file's fingerprint
     for kind, names in ((str, ("algorithm", "env")), (int, ("seed", "num_preferences", "total_steps"))):

@@ -32,7 +32,7 @@ from scipy import stats
 from common import suites
 from common.arrays import fingerprint, read_arrays
 from common.cli import default_data_dir, parse_args, user_errors
-from common.data import find_files, read_pairs, read_preferences
+from common.data import find_files, join_pairs, joined, listed, read_pairs, read_preferences, read_transitions
 from common.errors import InputError
 from common.locks import atomic
 from common.rollouts import require_rendering
@@ -70,8 +70,8 @@ class RewardArgs:
     """seeds' folders, with checkpoint.pt and config.json inside"""
     out: Path = Path("reward")
     """folder of the pictures"""
-    preferences: str = ""
-    """file of pairs (.npz or .hdf5) of episodes that the runs never saw, to judge their rewards by"""
+    preferences: tuple[str, ...] = ()
+    """files of pairs (.npz or .hdf5) of episodes that the runs never saw, to judge their rewards by"""
     film: str = ""
     """write one episode of the policy, with its reward as a curve, to this .mp4 or .gif instead"""
     relabel: str = ""
@@ -136,37 +136,37 @@ def read_run(folder: Path, data_dir: Path) -> Learned:
     return Learned(folder, config, task, script, args, state, saved["step"], model.exists())
 
 
-def read_data(run: Learned) -> tuple[Preferences, Path, Path | None]:
-    """The run's pairs, their first file and the dataset's. InputError: they are not what it was trained on."""
+def read_data(run: Learned) -> tuple[Preferences, list[Path], list[Path]]:
+    """The run's pairs, their files and the dataset's. InputError: they are not what it was trained on."""
     workers = Workers(available_cpus())
     try:
-        files, dataset, labels = find_files(run.args, run.task, workers, "name its folder with --data-dir")
+        files, datasets, labels = find_files(run.args, run.task, workers, "name its folder with --data-dir")
     finally:
         workers.close()
-    for name, paths in (("preferences", files), ("dataset", [dataset])):
+    for name, paths in (("preferences", files), ("dataset", datasets)):
         trained = run.config.get("dataset_fingerprint", {}).get(name)
         if trained and trained != (now := fingerprint(*paths)):
-            raise InputError(f"{paths[0]}: is not what {run.folder} was trained on (fingerprint {trained} -> {now}); "
-                             "name the folder of the old data with --data-dir")  # fmt: skip
-    p = read_pairs(files, dataset, labels, run.task)
+            raise InputError(f"{listed(paths)}: is not what {run.folder} was trained on (fingerprint {trained} -> "
+                             f"{now}); name the folder of the old data with --data-dir")  # fmt: skip
+    p = read_pairs(files, datasets, labels, run.task)
     run.window = p.length
-    return p, files[0], dataset
+    return p, files, datasets
 
 
 # ---------------------------------------------------------------- numbers
-def read_others(run: Learned, path: Path, p: Preferences, dataset: Path | None) -> Preferences:
-    """The pairs of --preferences. InputError: some are of the pairs `p` or the dataset that the run was trained on."""
+def read_others(run: Learned, paths: list[Path], p: Preferences, datasets: list[Path]) -> Preferences:
+    """The pairs of --preferences. InputError: some are of the pairs `p` or the datasets that the run was trained on."""
 
     def steps(x: Preferences | Transitions, at=slice(None)) -> Iterator[bytes]:
         return (row.tobytes() for row in np.concatenate([x.obs[at], x.action[at]], 1, dtype=np.float32))
 
-    others, seen = read_preferences(path, run.task), set(steps(p))
-    if dataset is not None:
-        seen.update(steps(suites.SUITES[run.task.suite].read_transitions(dataset, run.task)))
+    others, seen = join_pairs([read_preferences(path, run.task) for path in paths]), set(steps(p))
+    if datasets:
+        seen.update(steps(read_transitions(datasets, run.task)))
     rows = others.start.reshape(-1, 1) + np.arange(others.length)  # all steps: some may be alike in other episodes
     known = np.array([step in seen for step in steps(others, rows.ravel())]).reshape(rows.shape).all(1)
     if known.any():
-        raise InputError(f"--preferences {path}: {known.sum()} of its {len(rows)} segments are in the data of "
+        raise InputError(f"--preferences {listed(paths)}: {known.sum()} of its {len(rows)} segments are in the data of "
                          f"{run.folder}; take other episodes (MetaWorld: those of tools.dataset --seed 1)")  # fmt: skip
     return others
 
@@ -176,11 +176,13 @@ def sums_of(run: Learned, p: Preferences, first: int = 0, last: int | None = Non
 
     A segment of L steps has L - 1 transitions: its last step leads to no known state.
     """
-    rows = p.start[first:last, :, None] + np.arange(p.length - 1)  # (P, 2, L - 1)
-    flat, at = rows.reshape(-1), np.arange(rows.size)
-    reward = run.reward(p.obs[flat], p.action[flat], p.obs[flat + 1], np.zeros(len(flat)), at - at % (p.length - 1))
-    sums = {"learned": reward.reshape(rows.shape).sum(-1), "label": p.label[first:last]}
-    return sums | ({} if p.reward is None else {"true": p.reward[rows].sum(-1)})
+    lengths = (np.full(len(p.label), p.length) if p.lengths is None else p.lengths)[first:last, None, None]
+    along = np.arange(lengths.max() - 1)
+    rows = p.start[first:last, :, None] + np.minimum(along, lengths - 2)  # (P, 2, L - 1)
+    flat, at, inside = rows.reshape(-1), np.arange(rows.size), along < lengths - 1
+    reward = run.reward(p.obs[flat], p.action[flat], p.obs[flat + 1], np.zeros(len(flat)), at - at % len(along))
+    sums = {"learned": (reward.reshape(rows.shape) * inside).sum(-1), "label": p.label[first:last]}
+    return sums | ({} if p.reward is None else {"true": (p.reward[rows] * inside).sum(-1)})
 
 
 def score_pairs(found: dict[str, np.ndarray]) -> dict[str, tuple]:
@@ -443,10 +445,11 @@ def write_dataset(run: Learned, target: str) -> None:
     Raises:
         InputError: there is no dataset, or `target` is none that its suite can write.
     """
-    _, _, dataset = read_data(run)
-    if dataset is None:
-        raise InputError(f"--relabel {target}: {run.folder} was trained on pairs alone; there is no dataset to label")
-    suite = suites.SUITES[run.task.suite]
+    _, _, datasets = read_data(run)
+    if len(datasets) != 1:
+        what = "on several datasets, and one file is written" if datasets else "on pairs alone"
+        raise InputError(f"--relabel {target}: {run.folder} was trained {what}; take a run with one --dataset")
+    suite, dataset = suites.SUITES[run.task.suite], datasets[0]
     t = suite.read_transitions(dataset, run.task)
     made = {"reward": f"learned by {run.config['algorithm']}", "run": str(run.folder), "step": run.step,
             "git_commit": run.config.get("git_commit")}  # fmt: skip
@@ -455,26 +458,26 @@ def write_dataset(run: Learned, target: str) -> None:
 
 
 # ---------------------------------------------------------------- the command
-def judge(run: Learned, args: RewardArgs) -> tuple[dict[str, dict], Path | None, Preferences]:
+def judge(run: Learned, args: RewardArgs) -> tuple[dict[str, dict], list[Path], Preferences]:
     """The pairs that the reward is judged by, one of KINDS -> what `sums_of` gives; the dataset; the run's pairs."""
-    p, source, dataset = read_data(run)
+    p, files, datasets = read_data(run)
     count, found = run.args.num_preferences or len(p.label), {}
     if args.preferences:
-        found[OTHER] = sums_of(run, read_others(run, Path(args.preferences), p, dataset))
+        found[OTHER] = sums_of(run, read_others(run, list(map(Path, args.preferences)), p, datasets))
     if count < len(p.label):
         found[SAME] = sums_of(run, p, count)
     else:
         found[TRAINED] = sums_of(run, p)
         if not args.preferences:
-            print(f"{source}: {run.folder} was trained on all of its pairs; --preferences FILE judges by others, or "
-                  f"train on fewer than {count}")  # fmt: skip
+            print(f"{listed(files)}: {run.folder} was trained on all of its pairs; --preferences FILE judges by "
+                  f"others, or train on fewer than {count}")  # fmt: skip
     run.pairs = {kind: len(sums["label"]) for kind, sums in found.items()}
-    return found, dataset, p
+    return found, datasets, p
 
 
 def look(run: Learned, args: RewardArgs) -> Measured:
     """Numbers of one run; writes its page into --out."""
-    found, dataset, p = judge(run, args)
+    found, datasets, p = judge(run, args)
     numbers: Measured = {}
     for kind, pairs in found.items():
         scores = score_pairs(pairs)
@@ -482,24 +485,25 @@ def look(run: Learned, args: RewardArgs) -> Measured:
             scores.pop("log-loss")
         numbers |= {(kind, name): cells for name, cells in scores.items()}
     t, learned, episodes, kinds = None, None, [], None
-    others = Path(args.preferences) if args.preferences and not args.preferences.endswith(".npz") else None
-    for path, which in ((others, ", other episodes"), (dataset, "")):
-        if path is None:
+    others = [Path(name) for name in args.preferences if not name.endswith(".npz")]
+    for paths, which in ((others, ", other episodes"), (datasets, "")):
+        if not paths:
             continue
-        t = suites.SUITES[run.task.suite].read_transitions(path, run.task)
+        t = read_transitions(paths, run.task)
         learned, episodes = reward_of(run, t), split(t)
         for level, values in correlate(learned, t.reward.astype(np.float64), episodes, p.length).items():
             numbers |= {(f"by {level}{which}", name): cells for name, cells in values.items()}
             if not values:
-                print(f"{path}: no correlation by {level}: the true or the learned reward is constant")
-    if dataset is not None:
-        kinds = read_arrays(dataset, lambda name: name == "episodes/kind").get("episodes/kind")
+                print(f"{listed(paths)}: no correlation by {level}: the true or the learned reward is constant")
+    if datasets:
+        read = [read_arrays(path, lambda name: name == "episodes/kind").get("episodes/kind") for path in datasets]
+        kinds = joined(read)
         kinds = kinds if kinds is not None and set(range(4)) <= set(kinds) else None
     args.out.mkdir(parents=True, exist_ok=True)
     name = "-".join([run.task.env.replace("/", "-").replace(":", "-"), run.config["algorithm"], run.folder.name,
                      str(run.step)])  # fmt: skip
     kind, pairs = next(iter(found.items()))
-    if (figure := page(run, kind, pairs, t if dataset else None, learned, episodes, kinds)) is not None:
+    if (figure := page(run, kind, pairs, t if datasets else None, learned, episodes, kinds)) is not None:
         write_figure(figure, args.out / name)
         print(f"{args.out / name}.png, .pdf")
     return numbers

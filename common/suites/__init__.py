@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import gymnasium
@@ -54,17 +54,27 @@ def env_of(dataset: str) -> str:
     return SUITES["minari"].canonical(dataset) or ""
 
 
-def resolve(env: str, max_steps: int = 0, dataset: str = "") -> Task:
+def several(names: str | Iterable[str]) -> tuple[str, ...]:
+    """The files that --dataset or --preferences names. A string, of older runs and scripts: one, or none if empty."""
+    return tuple(filter(None, [names] if isinstance(names, str) else names))
+
+
+def resolve(env: str, max_steps: int = 0, dataset: str | Iterable[str] = ()) -> Task:
     """The task of an environment. `max_steps`: of an episode, 0: its own limit.
 
     `dataset`: where it brings its environment, that one, which `env` must be.
 
     Raises:
-        InputError: no such environment, or none that can be trained on.
+        InputError: no such environment, or none that can be trained on; or a dataset of Minari beside others.
     """
-    if env_of(dataset):
-        require_environment(dataset, env)
-    suite, name = identify(env_of(dataset) or env)
+    names = several(dataset)
+    own = next(filter(env_of, names), env)
+    if env_of(own) and set(names) - {own}:
+        raise InputError(f"--dataset {' '.join(names)}: {own} is a dataset of Minari, which is read without others; "
+                         "leave it out, or the others")  # fmt: skip
+    if own in names:
+        require_environment(own, env)
+    suite, name = identify(own)
     return SUITES[suite].find(name, max_steps)
 
 
@@ -100,6 +110,15 @@ def own_dataset(task: Task, folder: Path, workers, advice: str, recipe: Recipe =
     """
     with advised(advice):
         return SUITES[task.suite].dataset(task, folder, workers, recipe)
+
+
+def find_datasets(names: str | Iterable[str], task: Task, folder: Path, workers, advice: str,
+                  recipe: Recipe = Recipe()) -> list[Path]:  # noqa: B008 (frozen)  # fmt: skip
+    """The files that --dataset names, in its order; the task's own one, see `own_dataset`, for the task's id or where
+    there is no name.
+    """
+    return [own_dataset(task, folder, workers, advice, recipe) if name == task.env else Path(name)
+            for name in several(names) or (task.env,)]  # fmt: skip
 
 
 @contextlib.contextmanager

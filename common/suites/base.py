@@ -76,6 +76,7 @@ class Preferences:
     length: int
     reward: np.ndarray | None = None  # (T,), where the file holds it
     gamma: float = 1.0  # discount of the returns that labels from rewards compare
+    lengths: np.ndarray | None = None  # (P,), where files have segments of other lengths; then `length` is the shortest
 
 
 @dataclass
