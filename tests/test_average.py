@@ -58,29 +58,41 @@ def train(data_dir, tmp_path):
 
 @pytest.fixture
 def actors(monkeypatch) -> list[dict]:
-    """Every update's actor of seed 1, ahead of what the run makes of it."""
-    seen, log = [], Training.log
+    """The actor of the last seed at every start, and after every update ahead of what the run makes of it."""
+    seen, restore, log = [], Training.restore, Training.log
 
-    def watched(self, step, metrics, state, batch):
-        seen.append({name: p[0].clone() for name, p in state["actor"].items()})
-        log(self, step, metrics, state, batch)
+    def see(state):
+        seen.append({name: p[-1].clone() for name, p in state["actor"].items()})
+        return state
 
-    monkeypatch.setattr(Training, "log", watched)
+    monkeypatch.setattr(Training, "restore", lambda self, fresh: see(restore(self, fresh)))
+    monkeypatch.setattr(Training, "log", lambda self, step, metrics, state, batch: log(
+        self, step, metrics, see(state), batch))  # fmt: skip
     return seen
 
 
-def test_the_average_of_a_known_sequence(train, actors):
-    """With a rate of 1/4 the mean of the first four actors, the untrained one among them, then a quarter of the way."""
-    seed = train("on", "--actor-average", 0.25)
-    args = default_args(ipl_iql.Args, {}, SMALL)
-    untrained = ipl_iql.init(parse_args(args, SMALL), 1, 39, 4)["actor"]
-    average = tree_map(lambda *leaves: torch.stack(leaves).mean(0), untrained, *actors[:3])
-    for actor in actors[3:]:
+def by_hand(actors: list[dict]) -> dict:
+    """The average at a rate of 1/4: the mean of the first four actors, then a quarter of the way at each update."""
+    average = tree_map(lambda *leaves: torch.stack(leaves).mean(0), *actors[:4])
+    for actor in actors[4:]:
         average = {name: 0.75 * p + 0.25 * actor[name] for name, p in average.items()}
-    assert len(actors) == 8
-    for name, p in weights(seed / "final-average.pt").items():
-        torch.testing.assert_close(p, average[name], rtol=1e-5, atol=1e-7)
-        assert not torch.equal(p, actors[-1][name])
+    return average
+
+
+def assert_close(a: dict, b: dict, rtol: float = 1e-5, atol: float = 1e-7) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("script", SHIPPED)
+def test_the_average_of_a_known_sequence(train, actors, tmp_path, script):
+    """Of every script, over its phases: every update once, the untrained actor too; of several seeds each its own."""
+    more = ["--bc-steps", 4, "--warmup-steps", 1] if script == "cpl" else []
+    train("both", "--actor-average", 0.25, "--num-seeds", 2, "--eval-every", 8, *more, script=script)
+    seed = tmp_path / "both/seed-2"
+    assert len(actors) == 9 and not torch.equal(actors[0]["w0"], actors[8]["w0"])
+    assert_close(weights(seed / "final-average.pt"), by_hand(actors))
     assert_equal(weights(seed / "final.pt"), actors[-1])
 
 
@@ -99,9 +111,9 @@ def test_a_run_without_it_is_what_it_was_and_one_with_it_trains_the_same(train, 
     assert states[0].keys() == {"actor", "critic", "value", "critic_target", "adam", "step"}
     assert states[1].keys() == {*states[0], "actor_average"}
     assert_equal(states[1]["actor_average"], weights(on / "final-average.pt"))
-    assert not list(off.glob("*average*")) and "success 0.00, averaged 0.00" in capfd.readouterr().err
-    # its files are actors like others: of the same bits as in the run, evaluated, exported
-    saved, act = read_actor(on / "final-average.pt")
+    assert not list(off.glob("*average*")) and "success 0.00, averaged 0.00" in capfd.readouterr().out
+    # its files are actors like others: evaluated, exported
+    saved, _ = read_actor(on / "final-average.pt")
     assert saved["step"] == 8 and saved["max_episode_steps"] == 5
     found = evaluate.main(EvaluateArgs((on / "final.pt", on / "final-average.pt"), episodes=2, workers=1))
     assert found[0]["return"].shape == found[1]["return"].shape == (2,)
@@ -131,11 +143,11 @@ def test_a_run_from_before_the_flag_resumes_with_and_without_it(train, actors, t
     torch.save(checkpoint, seed / "checkpoint.pt")
     shutil.copytree(seed.parent, tmp_path / "without")
     train("old", "--actor-average", 0.5)
-    average = actors[3]
-    for actor in actors[4:]:
+    average = actors[5]  # at the second start
+    for actor in actors[6:]:
         average = {name: 0.5 * p + 0.5 * actor[name] for name, p in average.items()}
-    for name, p in weights(seed / "final-average.pt").items():
-        torch.testing.assert_close(p, average[name], rtol=1e-5, atol=1e-7)
+    assert_equal(actors[4], actors[5])
+    assert_close(weights(seed / "final-average.pt"), average)
     table = rows(seed / "eval.csv")
     assert [row["step"] for row in table if row["average_return_mean"]] == ["8"] and len(table) == 3
     without = train("without")
@@ -145,17 +157,12 @@ def test_a_run_from_before_the_flag_resumes_with_and_without_it(train, actors, t
         train("without", "--actor-average", 0.5)
 
 
-@pytest.mark.parametrize("script", SHIPPED)
-def test_every_script_has_one_of_several_seeds_as_of_one(train, tmp_path, script):
-    more = ["--bc-steps", 4, "--warmup-steps", 1] if script == "cpl" else []
-    train("both", "--actor-average", 0.25, "--num-seeds", 2, "--eval-episodes", 1, *more, script=script)
-    train("alone", "--actor-average", 0.25, "--seed", 2, "--eval-episodes", 1, *more, script=script)
+def test_that_of_several_seeds_is_that_of_one(train, tmp_path):
+    """As the actor: up to rounding."""
+    train("both", "--actor-average", 0.25, "--num-seeds", 2)
+    train("alone", "--actor-average", 0.25, "--seed", 2)
     both, alone = (weights(tmp_path / folder / "seed-2/final-average.pt") for folder in ("both", "alone"))
-    final = weights(tmp_path / "alone/seed-2/final.pt")
-    assert both.keys() == final.keys()
-    for name, p in both.items():
-        torch.testing.assert_close(p, alone[name], rtol=1e-4, atol=1e-5)  # as the actor: up to rounding
-        assert p.isfinite().all() and not torch.equal(alone[name], final[name])
+    assert_close(both, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_it_is_on_where_data_is_ones_own():
@@ -168,7 +175,7 @@ def test_it_is_on_where_data_is_ones_own():
 
 
 def test_the_best_average_goes_by_its_own_evaluations(tmp_path):
-    """By the rules of best.pt: never the untrained one, ties by return, then to the later step, never one not finite."""
+    """By the rules of best.pt: never the untrained one, ties by return, then to the later step, none not finite."""
     args = default_args(ipl_iql.Args, ipl_iql.DEFAULTS, ["--env", "Pendulum-v1"])
     run = SeedFolder(tmp_path / "seed-1", args, "ipl_iql")
     run.begin({}, torch.device("cpu"), track=False)

@@ -14,7 +14,6 @@ import contextlib
 import fnmatch
 import glob
 import io
-import itertools
 import json
 import re
 import sys
@@ -331,10 +330,11 @@ def iqm_table(groups: Groups) -> Rows:
             warn(f"{pairs or 'all'} pairs: interquartile means of different tasks; compare none of them (--filter "
                  "takes the tasks in common)")  # fmt: skip
         for method, tasks in methods.items():
-            count, most = min(map(len, tasks.values())), max(map(len, tasks.values()))
+            every = [seed for some in tasks.values() for seed in some]
+            count = min(map(len, tasks.values()))
             rows.append([method, str(pairs or "all"), NAMES[metric],
                          str(len(tasks)) if same else f"{len(tasks)}: {', '.join(tasks)}",
-                         str(count) if count == most else f"the first {count}", span([*itertools.chain(*tasks.values())]),
+                         str(count) if len(every) == count * len(tasks) else f"the first {count}", span(every),
                          interquartile_mean([finals(seeds[:count]) for seeds in tasks.values()])])  # fmt: skip
     return rows
 
