@@ -212,8 +212,8 @@ def words(value) -> str:
 
 
 def flag(name: str, value) -> str:
-    """An argument as part of a method's name; a switch that is off leaves no word."""
-    if isinstance(value, bool):
+    """An argument as part of a method's name; a switch that is off leaves no word, nor does what plays no part."""
+    if value is None or isinstance(value, bool):
         return f"--{name.replace('_', '-')}" if value else ""
     return f"{name}={words(value)}"
 
