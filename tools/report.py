@@ -152,10 +152,13 @@ def read_seed(folder: Path, metric: str, empty: str | None = None, averaged: boo
 
 def read_folder(folder: Path, metric: str) -> list[Seed]:
     """The actor and, where it was evaluated, the averaged one; a warning on stderr where they cannot be read."""
+    seeds = []
     try:
+        seeds.append(read_seed(folder, metric))
         with open(folder / "eval.csv") as file:
-            kinds = (False, True) if "average_return_mean" in file.readline() else (False,)
-        return [read_seed(folder, metric, averaged=averaged) for averaged in kinds]
+            if "average_return_mean" in file.readline():
+                seeds.append(read_seed(folder, metric, averaged=True))
+        return seeds
     except FileNotFoundError as error:
         reason = f"no {Path(error.filename).name} yet"
     except InputError as error:
@@ -163,7 +166,7 @@ def read_folder(folder: Path, metric: str) -> list[Seed]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"damaged ({type(error).__name__}: {error})"
     warn(f"{folder}: skipped: {reason}")
-    return []
+    return seeds
 
 
 def read_seeds(args: ReportArgs) -> list[Seed]:
