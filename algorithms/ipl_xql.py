@@ -122,6 +122,8 @@ class Args:
     """updates between evaluations"""
     eval_episodes: Annotated[int, "[1, inf)"] = 20
     """episodes of an evaluation"""
+    actor_average: Annotated[float, "[0, 1]"] = 0.0
+    """rate at which an average of the actor's weights follows them, evaluated and saved beside it; 0: no average"""
     max_episode_steps: Annotated[int, "[0, inf)"] = 0
     """end episodes after so many steps; 0: at the environment's own limit"""
     log_every: Annotated[int, "[1, inf)"] = 500
@@ -164,8 +166,8 @@ DEFAULTS = {  # pattern of SUITE:ENV: what differs from the defaults above, whic
     "d4rl:*-medium-v2": {"preference_labels": "crowd"},
     "d4rl:halfcheetah-medium-expert-*": {"preference_labels": "script", "num_preferences": 100},
     "d4rl:halfcheetah-medium-replay-*": {"preference_labels": "script", "num_preferences": 500},
-    "gym:*": {"num_preferences": 0, "total_steps": 20_000, "eval_every": 1_000},
-    "minari:*": {"num_preferences": 0},
+    "gym:*": {"actor_average": 0.002, "num_preferences": 0, "total_steps": 20_000, "eval_every": 1_000},
+    "minari:*": {"actor_average": 0.002, "num_preferences": 0},
 }  # fmt: skip
 
 

@@ -137,8 +137,8 @@ def require_rendering(workers: Workers, task: Task, flag: str = "--capture-video
 
 
 def evaluate(workers: Workers, task: Task, actors: list[Act], seeds: list[int], step: int, episodes: int,
-             videos: list[Path] | None = None) -> list[dict]:  # fmt: skip
-    """Evaluate one actor a seed for `episodes` episodes each, spread over the workers.
+             videos: list[Path | None] | None = None) -> list[dict]:  # fmt: skip
+    """Evaluate one actor a seed for `episodes` episodes each, spread over the workers; two of a seed that comes twice.
 
     Episode i of seed k at step t starts from the state drawn by (k, t, i): fresh at every evaluation, the same however
     many workers there are and whichever seeds are trained beside it.

@@ -1,7 +1,7 @@
 """A seed's folder: what is there from an earlier start, its logs, its checkpoints. The same for every algorithm.
 
-config.json, train.csv, eval.csv, time.csv, checkpoint.pt, best.pt, final.pt, TensorBoard events, videos/; of pt_iql
-also reward.csv and reward.pt.
+config.json, train.csv, eval.csv, time.csv, checkpoint.pt, best.pt, final.pt, TensorBoard events, videos/; with
+--actor-average also best-average.pt and final-average.pt; of pt_iql reward.csv and reward.pt.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from common.trees import check_alike, read_saved, save, tree_map
 
 WRITTEN = (
     ".lock", "config.json", "train.csv", "eval.csv", "time.csv", "reward.csv", "checkpoint.pt", "reward.pt", "best.pt",
-    "final.pt", "events.out.tfevents.*", "videos/step-*.mp4", "videos/.step-*.mp4", "wandb/*run-*", "wandb/latest-run",
-    "wandb/debug*.log",
+    "final.pt", "best-average.pt", "final-average.pt", "events.out.tfevents.*", "videos/step-*.mp4",
+    "videos/.step-*.mp4", "wandb/*run-*", "wandb/latest-run", "wandb/debug*.log",
 )  # fmt: skip
 """all that a run writes into a seed's folder; nothing else is ever removed from there"""
-RESULTS = ("train.csv", "eval.csv", "final.pt", "best.pt")
+RESULTS = ("train.csv", "eval.csv", "final.pt", "best.pt", "final-average.pt", "best-average.pt")
 """what is lost when a folder without a checkpoint starts from scratch"""
 INCIDENTAL = (
     "num_seeds", "data_dir", "run_dir", "overwrite", "track", "wandb_project", "wandb_entity", "capture_video",
@@ -128,7 +128,8 @@ class SeedFolder:
         """Raises InputError where a run of `before` cannot be resumed with today's arguments."""
         if algorithm != self.algorithm:
             raise InputError(f"{self.path}: holds a run of {algorithm}; choose another --run-dir, or --overwrite it")
-        before = {**self.defaults, **before} if before else {}  # a flag that there was not yet had its default
+        if before:  # a flag that there was not yet had its default; an average may begin late
+            before = {**self.defaults, "actor_average": self.args.get("actor_average"), **before}
         may = set(INCIDENTAL)
         if not self.args.get("actor_cosine") and step <= self.args["total_steps"]:  # else the schedule would change
             may.add("total_steps")
@@ -145,10 +146,14 @@ class SeedFolder:
         return saved
 
     def restore(self, fresh: dict) -> dict:
-        """The checkpoint's state or, where there is none, `fresh`. InputError: it holds other tensors than `fresh`."""
+        """The checkpoint's state or, where there is none, `fresh`. InputError: it holds other tensors than `fresh`.
+        An average of the actor that it does not hold begins at its actor.
+        """
         if self.checkpoint is None:
             return fresh
         state = {"step": torch.tensor(float(self.step)), **self.checkpoint["state"]}  # older ones do not hold it
+        if "actor_average" in fresh:
+            state.setdefault("actor_average", state["actor"])
         check_alike(self.path / "checkpoint.pt", state, fresh)
         return state
 
@@ -192,35 +197,50 @@ class SeedFolder:
         """Whether the evaluation of this step is in eval.csv."""
         return any(int(row["step"]) == step for row in self.log.rows["eval"])
 
-    def log_eval(self, step: int, row: dict, actor: dict[str, torch.Tensor]) -> None:
+    def log_eval(self, step: int, row: dict, actor: dict, average: tuple[dict, dict] | None = None) -> None:
         """Log an evaluation; write best.pt first if it is the best so far, so that no kill separates the two.
 
-        Once an episode of the run has shown a success, one that has not had none, in earlier rows too.
+        Args:
+            row: of `rollouts.evaluate`; actor: its parameters; average: both of the averaged actor.
         """
-        rows, row = self.log.rows["eval"], dict(row)
-        for fault in row.pop("faults")[: 0 if any(quality(old)[0] == -math.inf for old in rows) else 1]:
-            print(f"{self.path}: step {step}, {fault}; such an evaluation is never the best", file=sys.stderr)
-        shown = [old["success"] != "" for old in rows]
-        if row["success"] is not None and not all(shown):
-            for old in rows:
-                old["success"] = old["success"] or "0.0"
-            self.log.write_table(self.path / "eval.csv", rows)
-        elif row["success"] is None and any(shown):
-            row["success"] = 0.0
-        if quality(row | {"step": step}) > max(map(quality, rows), default=(-math.inf,)):
-            self.save_actor("best.pt", step, actor)
+        rows, row, actors = self.log.rows["eval"], dict(row), {"": actor}
+        faults = row.pop("faults")
+        if average:
+            row |= {f"average_{name}": average[0][name] for name in ("return_mean", "success", "score")}
+            faults, actors["average_"] = faults + average[0]["faults"], average[1]
+        if faults and not any("nan" in (old["return_mean"], old.get("average_return_mean")) for old in rows):
+            print(f"{self.path}: step {step}, {faults[0]}; such an evaluation is never the best", file=sys.stderr)
+        for of, own in actors.items():
+            self._fill_in_success(row, of)
+            if quality(row | {"step": step}, of) > max((quality(old, of) for old in rows), default=(-math.inf,)):
+                self.save_actor("best-average.pt" if of else "best.pt", step, own)
         self.log.row("time", step, {f"time/{phase}": seconds for phase, seconds in self.time.items()})
         self.log.row("eval", step, row)
+
+    def _fill_in_success(self, row: dict, of: str) -> None:
+        """Once an episode of the run has shown a success, one that has not had none, in earlier rows too."""
+        name, rows = f"{of}success", [old for old in self.log.rows["eval"] if old.get(f"{of}return_mean")]
+        shown = [old[name] != "" for old in rows]
+        if row[name] is not None and not all(shown):
+            for old in rows:
+                old[name] = old[name] or "0.0"
+            self.log.write_table(self.path / "eval.csv", self.log.rows["eval"])
+        elif row[name] is None and any(shown):
+            row[name] = 0.0
 
     def describe_eval(self) -> str:
         """The last evaluation in a few words."""
         if not self.log.rows["eval"]:
             return "-"
-        name, value = headline(self.log.rows["eval"][-1])
-        return f"{name} {value:.{2 if name == 'success' else 1}f}"
+        row = self.log.rows["eval"][-1]
+        (name, value), words = headline(row), ""
+        digits = 2 if name == "success" else 1
+        if row.get("average_return_mean"):
+            words = f", averaged {float(row[f'average_{name}'] or 0):.{digits}f}"
+        return f"{name} {value:.{digits}f}{words}"
 
     def save_actor(self, name: str, step: int, actor: dict[str, torch.Tensor]) -> None:
-        """Write best.pt or final.pt: the actor, and what is needed to run it."""
+        """Write best.pt, final.pt or one of its average: the actor, and what is needed to run it."""
         what = {"algorithm": self.algorithm, "env": self.args["env"], "step": step}
         if self.args.get("max_episode_steps"):
             what["max_episode_steps"] = self.args["max_episode_steps"]
@@ -247,15 +267,19 @@ class SeedFolder:
         self.lock.close()
 
 
-def headline(row: dict) -> tuple[str, float]:
-    """The number that an evaluation is judged by: D4RL score, else success, else the return."""
-    name = next((name for name in ("score", "success") if row[name] not in (None, "")), "return_mean")
-    return name, float(row[name])
-
-
-def quality(row: dict) -> tuple[float, ...]:
-    """What makes an evaluation better: its headline, the return, a later step; that of step 0, of the untrained actor,
-    counts where there is no other, and one that is not finite never does.
+def headline(row: dict, of: str = "") -> tuple[str, float]:
+    """The number that an evaluation is judged by: D4RL score, else success, else the return. `of`: what its columns
+    begin with, "average_" for those of the averaged actor.
     """
-    step, numbers = int(float(row["step"])), (headline(row)[1], float(row["return_mean"]))
+    name = next((name for name in ("score", "success") if row[of + name] not in (None, "")), "return_mean")
+    return name, float(row[of + name])
+
+
+def quality(row: dict, of: str = "") -> tuple[float, ...]:
+    """What makes an evaluation better: its headline, the return, a later step; that of step 0, of the untrained actor,
+    counts where there is no other, and one that is not finite, or did not take place, never does.
+    """
+    if row.get(f"{of}return_mean") in (None, ""):
+        return (-math.inf,)
+    step, numbers = int(float(row["step"])), (headline(row, of)[1], float(row[f"{of}return_mean"]))
     return (float(step > 0), *numbers, float(step)) if all(map(math.isfinite, numbers)) else (-math.inf,)

@@ -108,6 +108,7 @@ class Training:
 
     Attributes:
         folders: one a seed; seeds: their seeds; step: the updates that they have behind them.
+        average: of the actor's weights, with --actor-average: leaves (S, ...); else empty.
     """
 
     def __init__(self, experiment: Experiment, folders: list[SeedFolder]):
@@ -115,16 +116,22 @@ class Training:
         self.workers, self.stop, self.path = experiment.workers, experiment.stop, experiment.path
         self.folders, self.seeds, self.step = folders, [folder.seed for folder in folders], folders[0].step
         self.metrics: dict = {}
+        self.average: dict = {}
+        self.rate = getattr(self.args, "actor_average", 0.0)  # a script of one's own may be older than this flag
         self.saved = self.since = time.perf_counter()
         self.bar: tqdm | None = None
 
     def restore(self, fresh: list[dict]) -> dict:
         """The seeds' checkpoints, or the `fresh` states, stacked: every leaf (S, ...), on the device."""
+        if self.rate:
+            fresh = [state | {"actor_average": state["actor"]} for state in fresh]
         states = [folder.restore(state) for folder, state in zip(self.folders, fresh, strict=True)]
         what = f"{self.folders[0].algorithm} {self.task.env}"
         self.bar = tqdm(total=self.args.total_steps, initial=self.step, desc=what, unit="step", disable=None)
         self.saved = self.since = time.perf_counter()
-        return tree_map(lambda *leaves: torch.stack(leaves).to(self.device), *states)
+        state = tree_map(lambda *leaves: torch.stack(leaves).to(self.device), *states)
+        self.average = state.pop("actor_average", {})
+        return state
 
     def compile(self, update):
         """The update as one compiled graph, unless --no-compile."""
@@ -152,28 +159,35 @@ class Training:
         self.check_stop()
 
     def _save(self, step: int, state: dict) -> None:
+        if self.average:
+            state = state | {"actor_average": self.average}
         for folder, own in zip(self.folders, unstack(state, len(self.folders)), strict=True):
             folder.save_checkpoint(step, own)
         self.saved = self.since = time.perf_counter()
 
     def evaluate(self, step: int, actor: dict, policy: Policy) -> None:
-        """Where an evaluation is due: episodes of `policy` with every seed's actor, logged; best.pt for the best."""
+        """Where an evaluation is due: episodes of `policy` with every seed's actor, and with its average from the same
+        starts, logged; best.pt and best-average.pt for the best.
+        """
         if not self.evaluation_due(step) or all(folder.evaluated(step) for folder in self.folders):
             return
-        began, actors = time.perf_counter(), unstack(actor, len(self.folders))
+        began, count = time.perf_counter(), len(self.folders)
+        actors = unstack(actor, count) + (unstack(self.average, count) if self.average else [])
         acting = [Actor(policy, tree_map(lambda p: p.float().cpu().numpy(), own)) for own in actors]
-        videos = [folder.path / "videos" / f"step-{step:07d}.mp4" for folder in self.folders]
-        rows = evaluate(self.workers, self.task, acting, self.seeds, step, self.args.eval_episodes,
-                        videos if self.args.capture_video else None)  # fmt: skip
-        for folder, row, own in zip(self.folders, rows, actors, strict=True):
+        videos = [folder.path / "videos" / f"step-{step:07d}.mp4" for folder in self.folders] + count * [None]
+        rows = evaluate(self.workers, self.task, acting, self.seeds * (len(actors) // count), step,
+                        self.args.eval_episodes, videos if self.args.capture_video else None)  # fmt: skip
+        for k, folder in enumerate(self.folders):
             folder.time["eval"] += time.perf_counter() - began
-            folder.log_eval(step, row, own)
+            (row, own), *average = zip(rows[k::count], actors[k::count], strict=True)
+            folder.log_eval(step, row, own, *average)
         shown = "  ".join(f"seed {folder.seed}: {folder.describe_eval()}" for folder in self.folders)
         self.bar.write(f"step {step:>7}  {shown}")
         self.saved = self.since = time.perf_counter()
 
     def log(self, step: int, metrics: dict, state: dict, batch: dict) -> None:
         """Every --log-every updates a row of train.csv: `metrics`, (S,) each, of update `step`. NotFinite: one is not.
+        At every one the average follows the actor.
 
         On a GPU the metrics are looked at with the rows alone: a look at every step would wait for the device.
         """
@@ -182,6 +196,8 @@ class Training:
         due = step % self.args.log_every == 0 or step == self.args.total_steps
         if due or self.device.type == "cpu":
             check_finite(self.path, self.seeds, step, metrics, state, batch)
+        for name, average in self.average.items():
+            average.lerp_(state["actor"][name], max(self.rate, 1 / (step + 1)))  # at first the mean of all so far
         if not due:
             return
         columns = {name: m.tolist() for name, m in metrics.items()}
@@ -191,11 +207,13 @@ class Training:
         self.bar.set_postfix({k: f"{loss:.3g}" for k, loss in losses.items()}, last=self.folders[0].describe_eval())
 
     def finish(self, state: dict) -> None:
-        """Write the last checkpoints, and final.pt."""
+        """Write the last checkpoints, final-average.pt and final.pt, which makes a run a finished one."""
         self.bar.close()
         self._save(self.args.total_steps, state)
-        for folder, actor in zip(self.folders, unstack(state["actor"], len(self.folders)), strict=True):
-            folder.save_actor("final.pt", self.args.total_steps, actor)
+        for name, actor in (("final-average.pt", self.average), ("final.pt", state["actor"])):
+            for folder, own in zip(self.folders, unstack(actor, len(self.folders)), strict=True):
+                if own:
+                    folder.save_actor(name, self.args.total_steps, own)
 
 
 def check_finite(folder: Path, seeds: list[int], step: int, metrics: dict, state: dict, batch: dict | None = None):

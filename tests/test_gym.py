@@ -164,7 +164,8 @@ def test_a_run_on_an_own_environment(module, tmp_path):
     (seed,) = (tmp_path / "runs").glob(f"{module}-Endless-v0/ipl_iql/seed-1")
     config = json.loads((seed / "config.json").read_text())
     assert config["args"]["num_preferences"] == 0 and config["args"]["env"] == f"{module}:Endless-v0"
-    assert (seed / "eval.csv").read_text().splitlines()[-1].endswith(",5.0")
+    *_, last = csv.DictReader((seed / "eval.csv").read_text().splitlines())
+    assert last["length"] == "5.0" and float(last["average_return_mean"])  # on for an environment of one's own
     call = [line[0], "-m", "tools.evaluate", str(seed / "final.pt"), "--episodes", "2"]
     done = subprocess.run(call, **environment(tmp_path, tmp_path))
     assert done.returncode == 0 and "5.000 [5.000, 5.000]" in done.stdout, done.stderr

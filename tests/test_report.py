@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from common import suites
 from common.cli import default_args, parse_args
 from common.errors import InputError
 from common.seed_folder import stored
@@ -209,6 +210,8 @@ def test_published_results_are_those_of_the_sweep(sweep):
             found.remove(folder)
             config = json.loads((folder / "config.json").read_text())
             wanted = stored(args) | {"seed": seed}
+            for both in (config["args"], wanted):  # which were one name once
+                both |= {name: suites.several(both[name]) for name in ("dataset", "preferences")}
             for name in set(config["args"]) - {"data_dir", "run_dir"}:  # a flag that came later has its default
                 assert config["args"][name] == wanted.get(name), (folder, name)
             assert config["algorithm"] == module.ALGORITHM
@@ -267,6 +270,40 @@ def test_an_evaluation_that_is_not_finite_is_left_out(tmp_path, capsys):
     write_run(tmp_path / "apart", "iql", "drawer-open-v2", 500, 2, [float("nan"), 0.3])
     report.main(ReportArgs((tmp_path / "apart",), tmp_path / "out"))
     assert "| iql | 2 | 0 to 10* (unfinished) | success, % | 20.0 [10.0, 30.0] |  |" in capsys.readouterr().out
+
+
+def test_averaged_actors_have_rows_and_lines_of_their_own(tmp_path, monkeypatch):
+    """Beside runs without them, whose numbers stay; late ones too, and rates that differ; dashed in the same colour."""
+    base = tmp_path / "runs"
+    for seed, rate, averages in ((1, 0.002, ("0.1", "0.3", "0.7")), (2, 0.002, ("", "0.5", "0.9")), (3, None, ())):
+        more = {} if rate is None else {"actor_average": rate}
+        table = write_run(base, "ipl_iql", "drawer-open-v2", 500, seed, [0.0, 0.2, 0.4], **more) / "eval.csv"
+        if averages:
+            head, *lines = table.read_text().splitlines()
+            rows = [f"{head},average_return_mean,average_success,average_score"]
+            rows += [f"{line},{average and 5.0},{average}," for line, average in zip(lines, averages, strict=True)]
+            table.write_text("\n".join(rows) + "\n20,20,1.0,1.0,1.0,,500.0,7")  # and one that was cut
+    drawn = {}
+    monkeypatch.setattr(report, "draw", lambda lines, label, out, name: drawn.update({name: lines}) or [])
+    report.main(ReportArgs((base,), tmp_path / "out"))
+    text = (tmp_path / "out/tables.md").read_text()
+    assert [row[2:] for row in rows_of(text) if row[0] == "drawer-open-v2"] == [
+        ["ipl_iql", "3", "20", "success, %", "40.0 [40.0, 40.0]", "40.0"],
+        ["ipl_iql averaged", "2", "20", "success, %", "80.0 [70.0, 90.0]", "80.0"]]  # fmt: skip
+    assert "Code: None (3 runs)" in text and "Averaged: " in text
+    lines = drawn["curves"]
+    assert list(lines[lines["method"] == "ipl_iql averaged"]["mean"]) == [40.0, 80.0]  # where both seeds have one
+    style = report.look({"ipl_iql", "mr_iql", "ipl_iql averaged"})
+    assert style["palette"]["ipl_iql averaged"] == style["palette"]["ipl_iql"] != style["palette"]["mr_iql"]
+    assert style["dashes"] == {"ipl_iql": "", "ipl_iql averaged": (2, 1), "mr_iql": (4, 1.5)}
+    report.main(ReportArgs((base,), tmp_path / "out", (("averaged=false",),)))
+    assert "ipl_iql averaged" not in (tmp_path / "out/tables.md").read_text()
+    folder = write_run(base, "ipl_iql", "drawer-open-v2", 500, 4, [0.0, 0.2, 0.4], actor_average=0.01)
+    (folder / "eval.csv").write_text(table.parent.parent.parent.joinpath(
+        "ipl_iql-500-0.002/seed-1/eval.csv").read_text())  # fmt: skip
+    report.main(ReportArgs((base,), tmp_path / "out"))
+    names = [row[2] for row in rows_of((tmp_path / "out/tables.md").read_text()) if row[0] == "drawer-open-v2"]
+    assert names == ["ipl_iql", "ipl_iql actor_average=0.002 averaged", "ipl_iql actor_average=0.01 averaged"]
 
 
 def test_a_switch_is_named_like_on_the_command_line(tmp_path, capsys):

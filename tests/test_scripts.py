@@ -401,7 +401,7 @@ def test_help_shows_every_flag_of_the_contract(run):
         "env seed num-seeds total-steps eval-every eval-episodes log-every num-preferences preferences dataset "
         "data-dir run-dir overwrite track wandb-project wandb-entity capture-video device compile matmul-precision "
         "threads gamma tau lr beta expectile chi2-coeff target-clipping clip-score use-replay replay-weight "
-        "hidden-sizes num-critics dropout preference-batch-size segment-length replay-batch-size"
+        "hidden-sizes num-critics dropout preference-batch-size segment-length replay-batch-size actor-average"
     ).split():
         assert f"--{flag} " in shown or f"--{flag}," in shown, flag
 

@@ -13,9 +13,11 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import glob
+import io
 import json
 import re
 import sys
+import warnings
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +36,17 @@ from tools.evaluate import bootstrap
 
 NAMES = {"score": "D4RL score", "success": "success, %", "return_mean": "return"}  # of the metrics, the first counts
 SCALE = {"success": 100.0}  # shown in percent
+AXES = {"step": "updates", "wall-clock": "wall-clock of the process, s", "pairs": "pairs"}
+FILES = ("preferences", "dataset")  # arguments that are told apart by what is in the files
 UNSET = "unset"  # an argument that there was not yet when a run was made
+HEAD, POINT = ["task", "pairs", "method", "seeds"], ["panel", "metric", "method", "mean", "low", "high"]
+BEGIN, END = "<!-- report -->", "<!-- end of report -->"
 METHODS = ("ipl_iql", "mr_iql", "ipl_awac", "ipl_xql", "pt_iql", "iql", "cpl", "bc",
            "bc --use-replay")  # look the same in all pictures  # fmt: skip
 # Okabe and Ito's colours and a brown, told apart by the colour-blind; dashes and markers do so in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#7F4A1E")
 DASHES, MARKERS = ("", (4, 1.5), (4, 1.2, 1, 1.2), (1, 1)), ("o", "s", "^", "D", "v", "P", "X", "*")
+AVERAGED = (2, 1)  # dashes of the averaged actor, in its method's colour
 
 
 @dataclass
@@ -68,10 +75,10 @@ class ReportArgs:
 
 @dataclass
 class Seed:
-    """What one seed's folder says."""
+    """What one seed's folder says of its actor, or of the averaged one."""
 
     folder: Path
-    args: dict  # of config.json, with `algorithm`; `preferences`, `dataset`: the files' fingerprints
+    args: dict  # of config.json, with `algorithm` and `averaged`; `preferences`, `dataset`: the files' fingerprints
     curve: pd.DataFrame  # step -> value: the metric, success in percent; seconds: wall-clock, NaN without time.csv
     metric: str
     episodes: int  # of the last evaluation
@@ -94,25 +101,38 @@ class Seed:
         return self.late.mean()
 
 
+Groups = dict[tuple[str, int, str], list[Seed]]  # (environment, pairs, method) -> its seeds
+Rows = list[list[str]]  # of a table; the first one is its head
+
+
 # ---------------------------------------------------------------- reading
-def read_seed(folder: Path, metric: str, empty: str | None = None) -> Seed:
+def warn(what) -> None:
+    print(f"warning: {what}", file=sys.stderr)
+
+
+def read_seed(folder: Path, metric: str, empty: str | None = None, averaged: bool = False) -> Seed:
     """`empty`: what stands for an empty cell of `metric`; None: such rows are left out.
 
     Raises ValueError, KeyError, TypeError, AttributeError or OSError where config.json or eval.csv is missing,
     damaged or empty."""
     config = json.loads((folder / "config.json").read_text())
-    data = {name: config.get("dataset_fingerprint", {}).get(name) for name in ("preferences", "dataset")}
-    args = {**config["args"], **data, "algorithm": config["algorithm"]}
+    args = {**config["args"], "algorithm": config["algorithm"], "averaged": averaged}
+    args |= {name: config.get("dataset_fingerprint", {}).get(name) for name in FILES}
+    if not averaged:
+        args["actor_average"] = None  # nothing of the actor itself depends on it
     files = suites.several(config["args"].get("preferences") or ())
     share = re.search(r"mistake-([\d.]+)\.npz$", files[0]) if len(files) == 1 else None  # of sweeps/label_noise.sh
     if share:
         args |= {"mistake": float(share[1]), "preferences": None}  # says more than the file's fingerprint
-    for kind, names in ((str, ("algorithm", "env")), (int, ("seed", "num_preferences", "total_steps"))):
-        for name in names:
-            if not isinstance(args[name], kind):
-                raise InputError(f"config.json: {name} is {args[name]!r}")
-    rows = pd.read_csv(folder / "eval.csv", dtype=str, keep_default_na=False, na_values=[""])
-    rows = rows.dropna(subset=rows.columns[-1])  # a row that was cut
+    for name in ("algorithm", "env", "seed", "num_preferences", "total_steps"):
+        if not isinstance(args[name], str if name in ("algorithm", "env") else int):
+            raise InputError(f"config.json: {name} is {args[name]!r}")
+    text = (folder / "eval.csv").read_text()
+    whole = io.StringIO(text[: text.rfind("\n") + 1])  # without a row that was cut
+    rows = pd.read_csv(whole, dtype=str, keep_default_na=False, na_values=[""])
+    if averaged:
+        rows = rows.drop(columns=list(NAMES)).rename(columns=lambda name: name.removeprefix("average_"))
+        rows = rows.dropna(subset="return_mean")  # it began late
     metric = metric or next((name for name in NAMES if name in rows and rows[name].notna().any()), "return_mean")
     rows = rows.dropna(subset=metric) if empty is None else rows.fillna({metric: empty})
     if rows.empty:
@@ -123,14 +143,32 @@ def read_seed(folder: Path, metric: str, empty: str | None = None) -> Seed:
     if not finite.any():
         raise InputError("eval.csv has no evaluation that is finite")
     value = results.loc[finite, metric].to_numpy() * SCALE.get(metric, 1.0)
-    curve = pd.DataFrame({"value": value}, index=steps[finite])
-    curve["seconds"] = np.nan
+    curve = pd.DataFrame({"value": value, "seconds": np.nan}, index=steps[finite])
     with contextlib.suppress(OSError, ValueError, KeyError):
         times = pd.read_csv(folder / "time.csv", index_col="step").filter(like="time/").sum(axis=1)
         curve["seconds"] = times[~times.index.duplicated(keep="last")].reindex(curve.index)
     commit = str(config.get("git_commit"))[:7] + ("+" if config.get("git_dirty") else "")
     episodes = int(rows["episodes"].iloc[-1])
     return Seed(folder, args, curve, metric, episodes, commit, int(steps.iloc[-1]), tuple(steps[~finite]))
+
+
+def read_folder(folder: Path, metric: str) -> list[Seed]:
+    """The actor and, where it was evaluated, the averaged one; a warning on stderr where they cannot be read."""
+    seeds = []
+    try:
+        seeds.append(read_seed(folder, metric))
+        with open(folder / "eval.csv") as file:
+            if "average_return_mean" in file.readline():
+                seeds.append(read_seed(folder, metric, averaged=True))
+        return seeds
+    except FileNotFoundError as error:
+        reason = f"no {Path(error.filename).name} yet"
+    except InputError as error:
+        reason = str(error)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"damaged ({type(error).__name__}: {error})"
+    warn(f"{folder}: skipped: {reason}")
+    return seeds
 
 
 def read_seeds(args: ReportArgs) -> list[Seed]:
@@ -144,37 +182,32 @@ def read_seeds(args: ReportArgs) -> list[Seed]:
     folders: dict[Path, Path] = {}  # where a folder is -> by which name it was found
     for path in args.runs:
         if not path.is_dir():
-            print(f"warning: {path}: no such folder", file=sys.stderr)
+            warn(f"{path}: no such folder")
         for name in ("config.json", "eval.csv"):
             for found in glob.glob(f"{glob.escape(str(path))}/**/{name}", recursive=True):  # follows links
                 folder = Path(found).parent
                 if not {"wandb", "videos"} & set(folder.relative_to(path).parts):
                     folders.setdefault(folder.resolve(), folder)
-    seeds = []
-    for folder in sorted(folders.values()):
-        try:
-            seeds.append(read_seed(folder, args.metric))
-        except (InputError, FileNotFoundError) as error:
-            reason = f"no {Path(error.filename).name} yet" if isinstance(error, FileNotFoundError) else error
-            print(f"warning: {folder}: skipped: {reason}", file=sys.stderr)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            print(f"warning: {folder}: skipped: damaged ({type(error).__name__}: {error})", file=sys.stderr)
+    seeds = [seed for folder in sorted(folders.values()) for seed in read_folder(folder, args.metric)]
     if not seeds:
         where = " ".join(map(str, args.runs))
         raise InputError(f"{where}: no run to report; a run's folder holds config.json, eval.csv")
     solved = {seed.args["env"] for seed in seeds if seed.metric == "success"}  # others there never had a success
-    seeds = [read_seed(seed.folder, "success", "0") if seed.metric == "return_mean" and seed.args["env"] in solved
-             and not args.metric else seed for seed in seeds]  # fmt: skip
+    for i, seed in enumerate(seeds):
+        if seed.metric == "return_mean" and seed.args["env"] in solved and not args.metric:
+            seeds[i] = read_seed(seed.folder, "success", "0", seed.args["averaged"])
     for part in [part for parts in args.filter for part in parts]:
-        name, _, pattern = part.partition("=")
+        name, equals, pattern = part.partition("=")
         name = name.replace("-", "_")
+        if not equals:
+            raise InputError(f"--filter {part}: must be ARGUMENT=PATTERN")
         if not any(name in seed.args for seed in seeds):
             raise InputError(f"--filter {part}: no run has an argument {name}")
-        values = [words(seed.args.get(name)) for seed in seeds]
-        seeds = [seed for seed, value in zip(seeds, values, strict=True)
-                 if pattern.lower() == value.lower() or fnmatch.fnmatchcase(value, pattern)]  # fmt: skip
-        if not seeds:
-            raise InputError(f"--filter {part}: no run is left; there are {', '.join(sorted(set(values)))}")
+        values = {words(seed.args.get(name)) for seed in seeds}
+        fit = {value for value in values if pattern.lower() == value.lower() or fnmatch.fnmatchcase(value, pattern)}
+        if not fit:
+            raise InputError(f"--filter {part}: no run is left; there are {', '.join(sorted(values))}")
+        seeds = [seed for seed in seeds if words(seed.args.get(name)) in fit]
     return seeds
 
 
@@ -184,8 +217,8 @@ def words(value) -> str:
 
 
 def flag(name: str, value) -> str:
-    """An argument as part of a method's name; a switch that is off leaves no word."""
-    if isinstance(value, bool):
+    """An argument as part of a method's name; a switch that is off leaves no word, nor does what plays no part."""
+    if value is None or isinstance(value, bool):
         return f"--{name.replace('_', '-')}" if value else ""
     return f"{name}={words(value)}"
 
@@ -197,39 +230,54 @@ def suite(env: str) -> str:
     return env
 
 
-def group(seeds: list[Seed]) -> dict[tuple[str, int, str], list[Seed]]:
-    """(environment, pairs, method) -> its seeds. Other arguments in which runs of one method differ join its name, on
-    all tasks of a suite if on one of them, so that a method has one name there."""
-    usual = {"env", "seed", "algorithm", "num_preferences", "eval_every", "eval_episodes", "log_every",
-             *INCIDENTAL} - {"preferences", "dataset"}  # fmt: skip
+def group(seeds: list[Seed]) -> Groups:
+    """Other arguments in which runs of one method differ join its name, on all tasks of a suite if on one of them, so
+    that a method has one name there."""
+    usual = {"env", "seed", "algorithm", "num_preferences", "eval_every", "eval_episodes", "log_every", "averaged",
+             *INCIDENTAL} - set(FILES)  # fmt: skip
     values: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     names = sorted({name for seed in seeds for name in seed.args} - usual)
     for seed in seeds:
         for name in names:
-            if (value := seed.args.get(name, UNSET)) is not None:  # None: the fingerprint of what was not read
+            if (value := seed.args.get(name, UNSET)) is not None:  # None: what was not read, or plays no part
                 values[seed.args["algorithm"], seed.args["env"], name].add(json.dumps(value))
     varied = {key for key, found in values.items() if len(found) > 1}
-    varied |= {(method, suite(env), name) for method, env, name in varied if name not in ("preferences", "dataset")}
+    varied |= {(method, suite(env), name) for method, env, name in varied if name not in FILES}
     groups = defaultdict(list)
     for seed in sorted(seeds, key=lambda seed: (seed.args["seed"], -seed.step)):  # of twins the longer one
         method, env = seed.args["algorithm"], seed.args["env"]
         own = [flag(name, seed.args.get(name, UNSET)) for name in names
                if {(method, env, name), (method, suite(env), name)} & varied]  # fmt: skip
-        key = env, seed.args["num_preferences"], " ".join([method, *filter(None, own)])
+        name = " ".join(filter(None, [method, *own, "averaged" if seed.args["averaged"] else ""]))
+        key = env, seed.args["num_preferences"], name
         twin = next((other for other in groups[key] if other.args["seed"] == seed.args["seed"]), None)
         if twin:
-            print(f"warning: {seed.folder}: skipped, the same seed and arguments as {twin.folder}", file=sys.stderr)
+            warn(f"{seed.folder}: skipped, the same seed and arguments as {twin.folder}")
         else:
             groups[key].append(seed)
     return dict(sorted(groups.items(), key=lambda item: (suite(item[0][0]), *item[0][:2], rank(item[0][2]))))
 
 
 def rank(method: str) -> tuple[int, str]:
-    """Sorts METHODS first, in their order."""
-    return METHODS.index(method) if method in METHODS else len(METHODS), method
+    """Sorts METHODS first, in their order, each before its average."""
+    own = method.removesuffix(" averaged")
+    return METHODS.index(own) if own in METHODS else len(METHODS), method
 
 
 # ---------------------------------------------------------------- tables
+def head(key: tuple[str, int, str], seeds: list[Seed]) -> list[str]:
+    return [key[0], str(key[1] or "all"), key[2], str(len(seeds))]
+
+
+def finals(seeds: list[Seed]) -> np.ndarray:
+    return np.array([seed.final for seed in seeds])
+
+
+def mean_and_interval(seeds: list[Seed]) -> tuple[float, float, float]:
+    """Of final, over seeds: the mean, and the ends of its 95 % bootstrap interval."""
+    return finals(seeds).mean(), *bootstrap(finals(seeds))
+
+
 def cell(values: np.ndarray, digits: int = 1) -> str:
     """Mean and 95 % bootstrap interval over seeds."""
     mean, low, high = (f"{number:.{digits}f}" for number in (values.mean(), *bootstrap(values)))
@@ -252,31 +300,29 @@ def together(seeds: list[Seed], column: str = "value") -> pd.DataFrame:
     return pd.concat([seed.curve[column] for seed in seeds], axis=1, join="inner")
 
 
-def main_table(groups: dict, smooth: int) -> list[list[str]]:
+def main_table(groups: Groups, smooth: int) -> Rows:
     """One row a group; `note` explains the columns."""
-    rows = [["task", "pairs", "method", "seeds", "steps", "metric", "final", "best"]]
-    for (env, pairs, method), seeds in groups.items():
+    rows = [[*HEAD, "steps", "metric", "final", "best"]]
+    for key, seeds in groups.items():
         mean = together(seeds).mean(axis=1)
         best = f"{mean.rolling(min(smooth, len(mean))).mean().max():.1f}" if len(mean) else ""  # no step in common
-        final = np.array([seed.final for seed in seeds])
-        rows.append([env, str(pairs or "all"), method, str(len(seeds)), span(seeds), NAMES[seeds[0].metric],
-                     cell(final), best])  # fmt: skip
+        rows.append([*head(key, seeds), span(seeds), NAMES[seeds[0].metric], cell(finals(seeds)), best])
     return rows
 
 
-def stability_table(groups: dict) -> list[list[str]]:
+def stability_table(groups: Groups) -> Rows:
     """One row a group whose fifths of training have eight evaluations or more: 160 episodes, of 20 each."""
-    rows = [["task", "pairs", "method", "seeds", "1st fifth", "2nd", "3rd", "4th", "5th", "change"]]
-    for (env, pairs, method), seeds in groups.items():
+    rows = [[*HEAD, "1st fifth", "2nd", "3rd", "4th", "5th", "change"]]
+    for key, seeds in groups.items():
         values = together(seeds).loc[1:].to_numpy()  # without the untrained policy's
         if len(values) >= 40:
             fifths = [cell(part.mean(axis=0), 0) for part in np.array_split(values, 5)]
             change = np.abs(np.diff(values[len(values) // 2 :], axis=0)).mean(axis=0)
-            rows.append([env, str(pairs or "all"), method, str(len(seeds)), *fifths, cell(change, 0)])
+            rows.append([*head(key, seeds), *fifths, cell(change, 0)])
     return rows
 
 
-def iqm_table(groups: dict) -> list[list[str]]:
+def iqm_table(groups: Groups) -> Rows:
     """Interquartile mean over tasks and seeds by rliable, of methods that ran on more than one task of a suite."""
     found = defaultdict(lambda: defaultdict(dict))
     for (env, pairs, method), seeds in groups.items():
@@ -284,26 +330,22 @@ def iqm_table(groups: dict) -> list[list[str]]:
     rows = [["method", "pairs", "metric", "tasks", "seeds", "steps", "interquartile mean of final"]]
     for (_, metric, pairs), methods in sorted(found.items()):
         methods = {method: tasks for method, tasks in methods.items() if len(tasks) > 1}
-        same = len({frozenset(tasks) for tasks in methods.values()}) < 2
+        same = len(set(map(frozenset, methods.values()))) < 2
         if not same:
-            print(f"warning: {pairs or 'all'} pairs: interquartile means of different tasks; compare none of them "
-                  "(--filter takes the tasks in common)", file=sys.stderr)  # fmt: skip
+            warn(f"{pairs or 'all'} pairs: interquartile means of different tasks; compare none of them (--filter "
+                 "takes the tasks in common)")  # fmt: skip
         for method, tasks in methods.items():
-            count, most = min(map(len, tasks.values())), max(map(len, tasks.values()))
-            point, low, high = interquartile_mean([[seed.final for seed in seeds[:count]]
-                                                   for seeds in tasks.values()])  # fmt: skip
+            every = [seed for some in tasks.values() for seed in some]
+            count = min(map(len, tasks.values()))
             rows.append([method, str(pairs or "all"), NAMES[metric],
                          str(len(tasks)) if same else f"{len(tasks)}: {', '.join(tasks)}",
-                         str(count) if count == most else f"the first {count}",
-                         span([seed for seeds in tasks.values() for seed in seeds]),
-                         f"{point:.1f}" + (f" [{low:.1f}, {high:.1f}]" if count > 1 else "")])  # fmt: skip
+                         str(count) if len(every) == count * len(tasks) else f"the first {count}", span(every),
+                         interquartile_mean([finals(seeds[:count]) for seeds in tasks.values()])])  # fmt: skip
     return rows
 
 
-def interquartile_mean(scores: list[list[float]]) -> tuple[float, float, float]:
+def interquartile_mean(scores: list[np.ndarray]) -> str:
     """Interquartile mean of (tasks, seeds) and its 95 % interval, by rliable's bootstrap of each task's seeds."""
-    import warnings
-
     with warnings.catch_warnings(action="ignore"):
         from rliable import library, metrics
 
@@ -311,29 +353,27 @@ def interquartile_mean(scores: list[list[float]]) -> tuple[float, float, float]:
         point, ends = library.get_interval_estimates(
             {"": np.array(scores).T}, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=2000
         )
-    return point[""][0], *ends[""].ravel()
+    low, high = ends[""].ravel()
+    return f"{point[''][0]:.1f}" + (f" [{low:.1f}, {high:.1f}]" if len(scores[0]) > 1 else "")
 
 
-def ablation_table(seeds: list[Seed]) -> list[list[str]]:
+def ablation_table(seeds: list[Seed]) -> Rows:
     """Mean score by the value of each argument that varies: over the settings of all other arguments, tasks and methods
     in which every value of it was run, each setting with the mean of its seeds."""
     rows = [["argument", "value", "settings", "runs", "mean of final"]]
-    skip = {"seed", *INCIDENTAL} - {"preferences", "dataset"}
     if len({seed.metric for seed in seeds}) > 1:
         return rows
-    for name in sorted({name for seed in seeds for name in seed.args} - skip - {"env", "algorithm"}):
-        runs = pd.DataFrame({
-            "others": [json.dumps({k: v for k, v in seed.args.items() if k not in skip | {name}}, sort_keys=True)
-                       for seed in seeds],
-            "value": [json.dumps(seed.args.get(name, UNSET)) for seed in seeds],
-            "final": [seed.final for seed in seeds],
-        })  # fmt: skip
-        settings = runs.groupby(["others", "value"])["final"].agg(["mean", "size"]).unstack()
+    runs = pd.DataFrame([{name: json.dumps(value) for name, value in seed.args.items()} for seed in seeds])
+    runs = runs.drop(columns={"seed", *INCIDENTAL} - set(FILES), errors="ignore").fillna(json.dumps(UNSET))
+    for name in sorted(set(runs) - {"env", "algorithm"}):
+        others = runs.drop(columns=name).agg(" ".join, axis=1)
+        settings = pd.DataFrame({"final": finals(seeds)}).groupby([others, runs[name]])["final"]
+        settings = settings.agg(["mean", "size"]).unstack()
         settings = settings[settings["mean"].count(axis=1) > 1].dropna(axis=1, how="all")  # else nothing to compare
         whole = settings.dropna()
         if len(whole) < len(settings):
-            print(f"warning: {name}: {len(settings) - len(whole)} of {len(settings)} settings lack some of its values "
-                  "and are not in the table of arguments", file=sys.stderr)  # fmt: skip
+            warn(f"{name}: {len(settings) - len(whole)} of {len(settings)} settings lack some of its values and are "
+                 "not in the table of arguments")  # fmt: skip
         values = {value: json.loads(value) for value in whole["mean"]} if len(whole) else {}
         for value in sorted(values, key=lambda v: (0, values[v]) if isinstance(values[v], float | int) else (1, v)):
             rows.append([name, value.strip('"'), str(len(whole)), str(int(whole["size"][value].sum())),
@@ -341,73 +381,69 @@ def ablation_table(seeds: list[Seed]) -> list[list[str]]:
     return rows
 
 
-def read_rewards(path: str) -> pd.DataFrame:
-    """What `tools.reward` wrote: run's folder -> a column a measure, and the updates. InputError: it did not."""
+def reward_table(groups: Groups, path: str) -> Rows:
+    """One row a group: what its seeds reached when their rewards were measured, and how good those were.
+
+    InputError: `path` is not what `tools.reward` wrote, or of other runs.
+    """
     try:
         rows = pd.read_csv(path)
-        rows["measure"] = [
-            f"{m} {w}" if w.startswith("by ") else f"{m}, {w}"
-            for w, m in zip(rows["what"], rows["measure"], strict=True)
-        ]
+        apart = np.where(rows["what"].str.startswith("by "), " ", ", ")
+        rows["measure"] = rows["measure"] + apart + rows["what"]
         found = rows.pivot_table(values="value", index="run", columns="measure", sort=False, aggfunc="last")
-        return found.assign(updates=rows.groupby("run")["updates"].last())
+        updates = rows.groupby("run")["updates"].last()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"--reward {path}: not a reward.csv of tools.reward ({type(error).__name__})") from None
-
-
-def reward_table(groups: dict, path: str) -> list[list[str]]:
-    """One row a group: what its seeds reached when their rewards were measured, and how good those were."""
-    found = read_rewards(path)
-    measures = [name for name in found if name != "updates"]
-    rows = [["task", "pairs", "method", "seeds", "updates", "metric", "evaluation", *measures]]
-    for (env, pairs, method), seeds in groups.items():
-        seeds = [seed for seed in seeds if str(seed.folder.resolve()) in found.index]
-        if not seeds:
-            continue
-        mine = found.loc[[str(seed.folder.resolve()) for seed in seeds]]
-        then = [seed.curve.value.loc[:step].iloc[-1] for seed, step in zip(seeds, mine["updates"], strict=True)]
-        updates = "/".join(map(str, sorted(set(mine["updates"]))))
-        cells = ["" if mine[m].isna().any() else cell(mine[m].to_numpy(), 3) for m in measures]
-        rows.append([env, str(pairs or "all"), method, str(len(seeds)), updates, NAMES[seeds[0].metric],
-                     cell(np.array(then)), *cells])  # fmt: skip
-    if len(rows) == 1:
+    table = [[*HEAD, "updates", "metric", "evaluation", *found]]
+    for key, seeds in groups.items():
+        folders = {str(seed.folder.resolve()): seed for seed in seeds}
+        mine = found.loc[[folder for folder in folders if folder in found.index]]
+        if len(mine):
+            seeds = [folders[folder] for folder in mine.index]
+            then = [folders[folder].curve.value.loc[: updates[folder]].iloc[-1] for folder in mine.index]
+            cells = ["" if mine[m].isna().any() else cell(mine[m].to_numpy(), 3) for m in found]
+            table.append([*head(key, seeds), "/".join(map(str, sorted(set(updates[mine.index])))),
+                          NAMES[seeds[0].metric], cell(np.array(then)), *cells])  # fmt: skip
+    if len(table) == 1:
         raise InputError(f"--reward {path}: measures none of these runs; make it with tools.reward of the same folders")
-    return rows
+    return table
 
 
 def note(seeds: list[Seed], smooth: int) -> str:
     """What the numbers are, and the code that made them."""
-    commits, episodes = Counter(seed.commit for seed in seeds), sorted({seed.episodes for seed in seeds})
+    commits = Counter({seed.folder: seed.commit for seed in seeds}.values())
     code = ", ".join(f"{commit.removesuffix('+')} ({count} runs{', files changed' if commit[-1] == '+' else ''})"
                      for commit, count in sorted(commits.items()))  # fmt: skip
-    late = sorted({len(seed.late) for seed in seeds})
+    late, episodes = ({len(seed.late) for seed in seeds}, {seed.episodes for seed in seeds})
     lost = "; ".join(f"{seed.folder} at {', '.join(map(str, seed.dropped))}" for seed in seeds if seed.dropped)
     left_out = f" Steps with * are of runs without the evaluations that were not finite: {lost}." if lost else ""
-    averaged = "" if smooth == 1 else f", after a moving average over {smooth} evaluations"
+    smoothed = "" if smooth == 1 else f", after a moving average over {smooth} evaluations"
+    averaged = " Averaged: the actor whose weights are an average over the updates, from the same starts."
     return (
         "Final: the mean of a seed's evaluations in the last tenth of training, averaged over seeds. "
-        f"Evaluations in that tenth: {', '.join(map(str, late))}. "
-        f"Best: the maximum over training of the seeds' mean curve{averaged}, as the original's plotter prints it; it "
+        f"Evaluations in that tenth: {', '.join(map(str, sorted(late)))}. "
+        f"Best: the maximum over training of the seeds' mean curve{smoothed}, as the original's plotter prints it; it "
         "is biased upwards. In brackets: 95 % bootstrap interval over seeds. Of "
         "3 seeds it is the lowest and the highest, and holds the true mean 3 times in 4, not 95 in 100; of 2, 1 in 2. "
-        f"Episodes of an evaluation: {', '.join(map(str, episodes))}. Code: {code}.{left_out}"
-    )
+        f"Episodes of an evaluation: {', '.join(map(str, sorted(episodes)))}. Code: {code}.{left_out}"
+    ) + (averaged if any(seed.args["averaged"] for seed in seeds) else "")
 
 
-def markdown(rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "| " + " | ".join("---" for _ in rows[0]) + " |", *lines[1:]])
+def markdown(rows: Rows) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]]
+    return "\n".join(lines)
 
 
-def for_page(rows: list[list[str]]) -> str:
+def for_page(rows: Rows) -> str:
     """The main table, where what is the same in all rows stands in a line above it."""
-    same = [k for k, column in enumerate(zip(*rows[1:], strict=True))
-            if rows[0][k] in ("pairs", "steps", "metric") and len(set(column)) == 1]  # fmt: skip
-    line = "; ".join(f"{rows[0][k]}: {rows[1][k]}" for k in same)
-    return (f"{line}\n\n" if line else "") + markdown([[c for k, c in enumerate(r) if k not in same] for r in rows])
+    table = pd.DataFrame(rows[1:], columns=rows[0])
+    same = [name for name in ("pairs", "steps", "metric") if table[name].nunique() == 1]
+    line = "; ".join(f"{name}: {table[name][0]}" for name in same)
+    table = table.drop(columns=same)
+    return (f"{line}\n\n" if line else "") + markdown([list(table), *table.to_numpy().tolist()])
 
 
-def latex(rows: list[list[str]]) -> str:
+def latex(rows: Rows) -> str:
     escaped = str.maketrans({sign: "\\" + sign for sign in "&%_#"})
     body = [" & ".join(word.translate(escaped) for word in row) + r" \\" for row in rows]
     return "\n".join([rf"\begin{{tabular}}{{{'l' * len(rows[0])}}}", r"\toprule", body[0], r"\midrule", *body[1:],
@@ -416,25 +452,26 @@ def latex(rows: list[list[str]]) -> str:
 
 # ---------------------------------------------------------------- pictures
 def look(methods: set[str]) -> dict:
-    """seaborn's colour, dashes and marker of each method, no two alike among 36."""
-    order = enumerate([*METHODS, *sorted(methods - set(METHODS))])
-    styles = {m: (COLOURS[i % 9], DASHES[i % 4], MARKERS[i % 8]) for i, m in order if m in methods}
+    """seaborn's colour, dashes and marker of each method, no two alike among 36; an average has its method's colour."""
+    styles = {}
+    for i, own in enumerate([*METHODS, *sorted({m.removesuffix(" averaged") for m in methods} - set(METHODS))]):
+        styles[own] = COLOURS[i % 9], DASHES[i % 4], MARKERS[i % 8]
+        styles[f"{own} averaged"] = COLOURS[i % 9], AVERAGED, MARKERS[i % 8]
+    styles = {method: style for method, style in styles.items() if method in methods}
     palette, dashes, markers = ({m: style[k] for m, style in styles.items()} for k in range(3))
     return {"palette": palette, "dashes": dashes, "markers": markers, "hue_order": list(styles)}
 
 
-def draw(lines: pd.DataFrame, label: str, out: Path, name: str, points: bool = False) -> list[Path]:
+def draw(lines: pd.DataFrame, label: str, out: Path, name: str) -> list[Path]:
     """NAME.png and .pdf of `lines` (panel, metric, method, x, mean, low, high): a panel for each task, one legend below
-    all. `points`: with markers and error bars, and x in powers of two; otherwise with bands."""
+    all; with bands or, where there is a column `pairs`, with markers and error bars over x in powers of two."""
     import matplotlib
 
     matplotlib.use("Agg")  # needs no display
     import seaborn as sns
 
-    methods, count = set(lines["method"]), lines["panel"].nunique()
-    style = look(methods)
-    if not points:
-        style["markers"] = False
+    methods, count, points = set(lines["method"]), lines["panel"].nunique(), "pairs" in lines
+    style = look(methods) | ({} if points else {"markers": False})
     sns.set_theme("paper", "whitegrid", rc={"pdf.fonttype": 42, "grid.alpha": 0.4, "axes.titlesize": 8})
     grid = sns.relplot(lines, x="x", y="mean", hue="method", style="method", kind="line", col="panel", errorbar=None,
                        col_wrap=2 if count in (2, 4) else min(count, 3), height=2.3, aspect=1.2, linewidth=1.3, **style,
@@ -442,11 +479,11 @@ def draw(lines: pd.DataFrame, label: str, out: Path, name: str, points: bool = F
     for panel, axis in grid.axes_dict.items():
         here = lines[lines["panel"] == panel]
         for method, line in here.groupby("method"):
+            ends, colour = (line["x"], line["low"], line["high"]), style["palette"][method]
             if points:
-                axis.vlines(line["x"], line["low"], line["high"], color=style["palette"][method], linewidth=1)
+                axis.vlines(*ends, color=colour, linewidth=1)
             else:
-                axis.fill_between(line["x"], line["low"], line["high"], color=style["palette"][method], alpha=0.12,
-                                  linewidth=0)  # fmt: skip
+                axis.fill_between(*ends, color=colour, alpha=0.12, linewidth=0)
         metric = here["metric"].iloc[0]
         axis.set(title=panel, xlabel=label, ylabel=NAMES[metric])
         if metric in SCALE:
@@ -463,8 +500,8 @@ def draw(lines: pd.DataFrame, label: str, out: Path, name: str, points: bool = F
     columns = max(1, min(int(grid.figure.get_figwidth() / entry), len(methods)))
     sns.move_legend(grid, "upper center", bbox_to_anchor=(0.5, 0), title=None, frameon=False, ncol=columns)
     paths = [out / f"{name}.png", out / f"{name}.pdf"]
-    grid.figure.savefig(paths[0], dpi=150, bbox_inches="tight", metadata={"Software": None})
-    grid.figure.savefig(paths[1], bbox_inches="tight", metadata={"CreationDate": None, "Producer": None})
+    for path, said in zip(paths, ({"Software": None}, {"CreationDate": None, "Producer": None}), strict=True):
+        grid.figure.savefig(path, dpi=150, bbox_inches="tight", metadata=said)
     matplotlib.pyplot.close(grid.figure)
     return paths
 
@@ -472,18 +509,17 @@ def draw(lines: pd.DataFrame, label: str, out: Path, name: str, points: bool = F
 def curve(method: str, seeds: list[Seed], x: str, smooth: int) -> pd.DataFrame:
     """(K, 4) x, mean over seeds, low and high end of its 95 % interval, at the steps that all seeds have. Each seed's
     evaluations are averaged over `smooth` neighbours, at least over a sixteenth of them all."""
-
-    def warn(seed: Seed, what: str) -> None:
-        print(f"warning: {seed.folder}: {what}", file=sys.stderr)
-
     if x == "wall-clock":
-        seeds = [seed for seed in seeds if seed.curve.seconds.notna().all() or warn(seed, "no time.csv, left out")]
-    last = max((seed.step for seed in seeds), default=0)
-    for seed in seeds:
-        if seed.step < last:
-            warn(seed, f"ends at step {seed.step}, and so does the curve of {method}")
+        for seed in seeds:
+            if seed.curve.seconds.isna().any():
+                warn(f"{seed.folder}: no time.csv, left out")
+        seeds = [seed for seed in seeds if seed.curve.seconds.notna().all()]
     if not seeds:
         return pd.DataFrame()
+    last = max(seed.step for seed in seeds)
+    for seed in seeds:
+        if seed.step < last:
+            warn(f"{seed.folder}: ends at step {seed.step}, and so does the curve of {method}")
     values = together(seeds)
     values = values.rolling(max(smooth, len(values) // 16), center=True, min_periods=1).mean()
     at = values.index if x == "step" else together(seeds, "seconds").mean(axis=1)
@@ -491,25 +527,18 @@ def curve(method: str, seeds: list[Seed], x: str, smooth: int) -> pd.DataFrame:
     return pd.DataFrame({"x": np.array(at, float), "mean": values.mean(axis=1).to_numpy(), "low": low, "high": high})
 
 
-def shown_pairs(groups: dict) -> dict[str, int]:
+def shown_pairs(groups: Groups) -> dict[str, int]:
     """task -> the number of pairs that most methods have there, of several the largest."""
     count = Counter(key[:2] for key in groups)
-    return {env: max((pairs for other, pairs in count if other == env), key=lambda p: (count[env, p], p or np.inf))
-            for env, _ in count}  # fmt: skip
+    return dict(sorted(count, key=lambda key: (count[key], key[1] or np.inf)))  # the last one of a task counts
 
 
 def without_mistake(method: str) -> str:
     """The name of a line in a picture that shows the share of wrong labels elsewhere."""
-    return " ".join(word for word in method.split() if not word.startswith("mistake="))
+    return re.sub(r" mistake=\S+", "", method)
 
 
-def panel(key: tuple, seeds: list[Seed]) -> str:
-    """The title of the panel of curves that a group is in."""
-    share = seeds[0].args.get("mistake")
-    return f"{key[0]}, {key[1] or 'all'} pairs" if share is None else f"{key[0]}, {100 * share:g} % wrong labels"
-
-
-def curves(groups: dict, x: str, smooth: int, out: Path) -> list[Path]:
+def curves(groups: Groups, x: str, smooth: int, out: Path) -> list[Path]:
     """Mean over seeds with its 95 % interval, a panel for each task and share of wrong labels, at one number of pairs.
     All lines, of any number of pairs, as CSV."""
     found = {key: line for key, seeds in groups.items() if len(line := curve(key[2], seeds, x, smooth))}
@@ -518,94 +547,89 @@ def curves(groups: dict, x: str, smooth: int, out: Path) -> list[Path]:
     lines = pd.concat(found, names=["task", "pairs", "method"]).reset_index(level=[0, 1, 2])
     lines.rename(columns={"x": "updates" if x == "step" else "seconds"}).to_csv(
         out / "curves.csv", index=False, float_format="%.6g", lineterminator="\n")  # fmt: skip
-    shown, panels = shown_pairs(found), defaultdict(list)
+    shown, panels = shown_pairs(found), {}
     for key in found:
         if shown[key[0]] == key[1]:
-            panels[panel(key, groups[key])].append(key)
-    drawn = pd.concat([found[key].assign(panel=title + next(filter(None, (unfinished(groups[k]) for k in keys)), ""),
-                                         method=without_mistake(key[2]), metric=groups[key][0].metric)
-                       for title, keys in panels.items() for key in keys])  # fmt: skip
-    label = "updates" if x == "step" else "wall-clock of the process, s"
-    return [out / "curves.csv", *draw(drawn, label, out, "curves")]
+            share = groups[key][0].args.get("mistake")
+            where = f"{key[1] or 'all'} pairs" if share is None else f"{100 * share:g} % wrong labels"
+            panels[key] = f"{key[0]}, {where}"
+    marks = {panels[key]: mark for key in reversed(panels) if (mark := unfinished(groups[key]))}
+    drawn = [found[key].assign(panel=panel + marks.get(panel, ""), method=without_mistake(key[2]),
+                               metric=groups[key][0].metric) for key, panel in panels.items()]  # fmt: skip
+    return [out / "curves.csv", *draw(pd.concat(drawn), AXES[x], out, "curves")]
 
 
-def by_pairs(groups: dict) -> dict[str, dict[str, dict[int, np.ndarray]]]:
-    """task -> method -> number of pairs -> final of each seed, where a method has more than one number of pairs."""
-    found = defaultdict(lambda: defaultdict(dict))
-    for (env, pairs, method), seeds in groups.items():
-        if pairs:  # 0, all pairs, has no place on the axis
-            found[env][method][pairs] = np.array([seed.final for seed in seeds])
-    scaled = {env: {m: results for m, results in methods.items() if len(results) > 1} for env, methods in found.items()}
+def by_pairs(groups: Groups) -> dict[str, dict[str, list[int]]]:
+    """task -> method -> its numbers of pairs, where it has more than one; 0, all pairs, has no place on the axis."""
+    found = defaultdict(lambda: defaultdict(list))
+    for env, pairs, method in groups:
+        if pairs:
+            found[env][method].append(pairs)
+    scaled = {env: {m: some for m, some in methods.items() if len(some) > 1} for env, methods in found.items()}
     return {env: methods for env, methods in scaled.items() if methods}
 
 
-def scaling(groups: dict, out: Path) -> list[Path]:
+def scaling(groups: Groups, out: Path) -> list[Path]:
     """Final against the number of pairs, a panel for each task."""
-    metrics, rows = {env: seeds[0].metric for (env, *_), seeds in groups.items()}, []
-    for env, methods in by_pairs(groups).items():
-        for i, (method, results) in enumerate(methods.items()):
-            beside = 2 ** (0.08 * (i - (len(methods) - 1) / 2))  # else the intervals hide one another
-            rows += [(env, metrics[env], method, pairs, pairs * beside, values.mean(), *bootstrap(values))
-                     for pairs, values in sorted(results.items())]  # fmt: skip
-    lines = pd.DataFrame(rows, columns=["panel", "metric", "method", "pairs", "x", "mean", "low", "high"])
-    return draw(lines, "pairs", out, "scaling", points=True)
-
-
-def noise(groups: dict, out: Path) -> list[Path]:
-    """Final against the share of wrong labels, a panel for each task; none where no two shares were run."""
     rows = []
-    for (env, pairs, method), seeds in groups.items():
-        values, share = np.array([seed.final for seed in seeds]), seeds[0].args.get("mistake")
-        if share is not None:
-            title = f"{env}, {pairs or 'all'} pairs"
-            rows.append((title, seeds[0].metric, without_mistake(method), share, values.mean(), *bootstrap(values)))
-    lines = pd.DataFrame(rows, columns=["panel", "metric", "method", "x", "mean", "low", "high"])
-    return draw(lines.sort_values("x"), "share of wrong labels", out, "noise") if lines["x"].nunique() > 1 else []
+    for env, methods in by_pairs(groups).items():
+        for i, (method, some) in enumerate(methods.items()):
+            beside = 2 ** (0.08 * (i - (len(methods) - 1) / 2))  # else the intervals hide one another
+            for pairs in some:
+                seeds = groups[env, pairs, method]
+                rows.append((env, seeds[0].metric, method, *mean_and_interval(seeds), pairs * beside, pairs))
+    return draw(pd.DataFrame(rows, columns=[*POINT, "x", "pairs"]), "pairs", out, "scaling")
+
+
+def noise(groups: Groups, out: Path) -> list[Path]:
+    """Final against the share of wrong labels, a panel for each task; none where no two shares were run."""
+    rows = [(f"{env}, {pairs or 'all'} pairs", seeds[0].metric, without_mistake(method), *mean_and_interval(seeds),
+             seeds[0].args["mistake"]) for (env, pairs, method), seeds in groups.items()
+            if "mistake" in seeds[0].args]  # fmt: skip
+    lines = pd.DataFrame(rows, columns=[*POINT, "x"]).sort_values("x")
+    return draw(lines, "share of wrong labels", out, "noise") if lines["x"].nunique() > 1 else []
 
 
 def main(args: ReportArgs) -> list[Path]:
     """Write tables and pictures; print the tables. Returns the paths written."""
-    if args.x not in ("step", "wall-clock", "pairs"):
-        raise InputError(f"--x {args.x}: must be step, wall-clock or pairs")
-    if args.metric not in ("", *NAMES):
-        raise InputError(f"--metric {args.metric}: must be one of {', '.join(NAMES)}")
-    for part in [part for parts in args.filter for part in parts]:
-        if "=" not in part:
-            raise InputError(f"--filter {part}: must be ARGUMENT=PATTERN")
+    for name, known in (("x", AXES), ("metric", ("", *NAMES))):
+        if getattr(args, name) not in known:
+            raise InputError(f"--{name} {getattr(args, name)}: must be one of {', '.join(filter(None, known))}")
     if args.into and not Path(args.into).is_file():
         raise InputError(f"--into {args.into}: no such file")
-    begin, end = "<!-- report -->", "<!-- end of report -->"
-    document = Path(args.into).read_text() if args.into else ""
-    if args.into and not 0 <= document.find(begin) < document.find(end):
-        raise InputError(f"--into {args.into}: has no lines {begin} and {end}")
+    document = Path(args.into).read_text() if args.into else BEGIN + END
+    if not 0 <= document.find(BEGIN) < document.find(END):
+        raise InputError(f"--into {args.into}: has no lines {BEGIN} and {END}")
     groups = group(read_seeds(args))
     seeds = [seed for seeds in groups.values() for seed in seeds]
     if args.x == "pairs" and not by_pairs(groups):
         raise InputError("--x pairs: no method has runs with more than one number of pairs on a task")
     if args.x == "wall-clock" and not any(seed.curve.seconds.notna().all() for seed in seeds):
         raise InputError("--x wall-clock: no run has a time.csv")
-    iqm = ("Interquartile mean over tasks and seeds, without the lowest and the highest quarter of all runs; its "
-           "interval resamples the seeds of each task")  # fmt: skip
-    tables = [("", main_table(groups, args.smooth)), (iqm, iqm_table(groups)),
-              ("Mean of each fifth of training, and the mean change between successive evaluations of the second half",
-               stability_table(groups)),
-              ("By the value of an argument, all others alike", ablation_table(seeds))]  # fmt: skip
-    if args.reward:
-        tables.append(("Learned reward, and the evaluation at the same update", reward_table(groups, args.reward)))
-    tables = [(title, rows) for title, rows in tables if len(rows) > 1]
-    text = "\n\n".join((f"{title}:\n\n" if title else "") + markdown(rows) for title, rows in tables)
+    tables = {
+        "": main_table(groups, args.smooth),
+        "Interquartile mean over tasks and seeds, without the lowest and the highest quarter of all runs; its interval "
+        "resamples the seeds of each task:\n\n": iqm_table(groups),
+        "Mean of each fifth of training, and the mean change between successive evaluations of the second half:\n\n":
+            stability_table(groups),
+        "By the value of an argument, all others alike:\n\n": ablation_table(seeds),
+        "Learned reward, and the evaluation at the same update:\n\n":
+            reward_table(groups, args.reward) if args.reward else [],
+    }  # fmt: skip
+    tables = {title: rows for title, rows in tables.items() if len(rows) > 1}
+    text = "\n\n".join(title + markdown(rows) for title, rows in tables.items())
     explained = note(seeds, args.smooth)
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in ("curves.png", "curves.pdf", "curves.csv", "scaling.png", "scaling.pdf", "noise.png",
-                 "noise.pdf"):  # fmt: skip
-        (args.out / name).unlink(missing_ok=True)  # of an earlier report
-    (args.out / "tables.md").write_text(f"{text}\n\n{explained}\n")
-    (args.out / "tables.tex").write_text("\n\n".join(latex(rows) for _, rows in tables) + f"\n% {explained}\n")
+    for name in ("curves", "scaling", "noise"):
+        for ending in ("png", "pdf", "csv"):
+            (args.out / f"{name}.{ending}").unlink(missing_ok=True)  # of an earlier report
     paths = [args.out / "tables.md", args.out / "tables.tex"]
+    paths[0].write_text(f"{text}\n\n{explained}\n")
+    paths[1].write_text("\n\n".join(map(latex, tables.values())) + f"\n% {explained}\n")
     if args.into:
-        first, (before, _, rest) = for_page(tables[0][1]), document.partition(begin)
+        before, after = document.split(BEGIN, 1)[0], document.split(BEGIN, 1)[1].split(END, 1)[1]
         with atomic(Path(args.into)) as partial:
-            partial.write_text(f"{before}{begin}\n\n{first}\n\n{explained}\n\n{end}{rest.partition(end)[2]}")
+            partial.write_text(f"{before}{BEGIN}\n\n{for_page(tables[''])}\n\n{explained}\n\n{END}{after}")
     if args.x != "pairs":
         paths += curves(groups, args.x, args.smooth, args.out)
     if by_pairs(groups):
