@@ -203,11 +203,11 @@ def constant(x: np.ndarray) -> bool:
     return x.size < 2 or np.ptp(x) <= 1e-6 * np.abs(x).max()
 
 
-def reward_of(run: Learned, t: Transitions) -> tuple[np.ndarray, list[slice]]:
-    """The learned reward (T,) of an offline dataset, and its episodes."""
-    episodes = [slice(a, b) for a, b in pairwise([*first_rows(t), len(t.obs)])]
-    first = np.concatenate([np.full(e.stop - e.start, e.start) for e in episodes])
-    return run.reward(t.obs, t.action, t.next_obs, t.terminal, first), episodes
+def reward_of(run: Learned, t: Transitions) -> np.ndarray:  # -> (T,)
+    """The learned reward of an offline dataset."""
+    start = first_rows(t)
+    first = np.repeat(start, np.diff([*start, len(t.obs)]))
+    return run.reward(t.obs, t.action, t.next_obs, t.terminal, first)
 
 
 def correlate(learned: np.ndarray, true: np.ndarray, episodes: list[slice], segment: int) -> dict[str, dict]:
@@ -313,7 +313,7 @@ def relabel(run: Learned, target: str) -> None:
     t = suite.read_transitions(dataset, run.task)
     made = {"reward": f"learned by {run.config['algorithm']}", "run": str(run.folder), "step": run.step,
             "git_commit": run.config.get("git_commit")}  # fmt: skip
-    suite.write_rewards(dataset, run.task, target, reward_of(run, t)[0], made)
+    suite.write_rewards(dataset, run.task, target, reward_of(run, t), made)
     print(f"{target}: {len(t.obs)} transitions")
 
 
@@ -335,12 +335,12 @@ def look(run: Learned, args: RewardArgs) -> Measured:
     numbers: Measured = {(kind, name): cells for kind, named in scores.items() for name, cells in named.items()
                          if run.log_odds or name == "accuracy"}  # fmt: skip
     t, learned, episodes = None, None, []
-    others = Path(args.preferences) if args.preferences and not args.preferences.endswith(".npz") else None
-    for path, which in ((others, ", other episodes"), (dataset, "")):
-        if path is None:
+    for path, which in ((args.preferences, ", other episodes"), (dataset, "")):
+        if not path or str(path).endswith(".npz"):
             continue
-        t = suites.SUITES[run.task.suite].read_transitions(path, run.task)
-        learned, episodes = reward_of(run, t)
+        t = suites.SUITES[run.task.suite].read_transitions(Path(path), run.task)
+        learned = reward_of(run, t)
+        episodes = [slice(a, b) for a, b in pairwise([*first_rows(t), len(t.obs)])]
         for level, values in correlate(learned, t.reward.astype(np.float64), episodes, p.length).items():
             numbers |= {(f"by {level}{which}", name): cells for name, cells in values.items()}
             if not values:
