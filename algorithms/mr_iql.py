@@ -45,7 +45,7 @@ ALGORITHM = Path(__file__).stem
 Params = dict[str, Tensor]  # weights w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1 but for critics
 Batch = dict[str, Tensor]  # what an update reads: see make_batch
 Metrics = dict[str, Tensor]  # what it says: (S,) each
-State = dict  # networks: Params; adam: the moments of each, m and v: Params; step: (S,), the updates so far
+State = dict  # networks: Params; adam: the moments of each, m and v: Params; step: (S,), the updates so far; scale
 
 
 # ---------------------------------------------------------------- arguments
@@ -68,6 +68,10 @@ class Args:
     """expectile of V; above 0.5 leans to the better actions, towards 1 it nears their maximum"""
     reward_steps: Annotated[int, "[0, inf)"] = 20_000
     """updates in which the reward model learns"""
+    normalize_reward: bool = False
+    """give IQL the learned rewards with mean 0 and standard deviation 1 over its data. Preferences leave their offset
+    open, which moves V by offset / (1 - gamma) and decides what a terminal state is worth: here, what an average step
+    is. Their scale sets how greedy the actor is, so choose --beta anew"""
     actor_cosine: bool = True
     """let the actor's learning rate fall to zero along a cosine"""
     hidden_sizes: tuple[Annotated[int, "[1, inf)"], ...] = (256, 256, 256)
@@ -187,6 +191,14 @@ def rewards(reward: Params, obs: Tensor, action: Tensor) -> Tensor:  # (S, N, O)
     return mlp(reward, torch.cat([obs, action], -1))[:, 0, :, 0]
 
 
+def standardised(state: State, r: Tensor) -> Tensor:  # (S, N) -> (S, N)
+    """Rewards as IQL is given them: with --normalize-reward by the mean and the standard deviation over its data."""
+    if "scale" not in state:
+        return r
+    mean, square = (state["scale"][name].unsqueeze(-1) for name in ("mean", "square"))
+    return (r - mean) / (square - mean.square()).clamp(min=1e-6).sqrt()
+
+
 def policy(actor: Params, obs: Tensor, masks: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
     """Mean (S, N, A), through tanh, and log standard deviation (S, 1, A), independent of the state."""
     layers = {name: p for name, p in actor.items() if name != "log_std"}
@@ -235,7 +247,8 @@ def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> State:
     nets = {"actor": actor, "critic": critic, "value": value, "reward": reward}
     zeros = tree_map(torch.zeros_like, nets)
     moments = {name: {"m": zeros[name], "v": tree_map(torch.clone, zeros[name])} for name in nets}
-    return {**nets, "critic_target": tree_map(torch.clone, critic), "adam": moments, "step": torch.zeros(())}
+    scale = {"scale": {"mean": torch.zeros(()), "square": torch.ones(())}} if args.normalize_reward else {}
+    return {**nets, "critic_target": tree_map(torch.clone, critic), "adam": moments, "step": torch.zeros(())} | scale
 
 
 def draw_noise(args: Args, seeds: list[int], step: int, batch: Batch) -> Batch:
@@ -290,14 +303,24 @@ def descend(loss_fn, state: State, name: str, step: Tensor, lr: float | Tensor) 
 
 @torch.no_grad()
 def update_reward(args: Args, state: State, batch: Batch) -> Metrics:
-    """1. reward model: one step in place. Returns metrics, (S,) each."""
+    """1. reward model: one step in place. Returns metrics, (S,) each.
+
+    With --normalize-reward also the mean and the mean square of its rewards in IQL's batches: the average over the
+    first 100, then an exponential one. They stand still from --reward-steps on, as the model does.
+    """
+    step = state["step"][0] + 1
 
     def reward_loss(reward: Params) -> tuple[Tensor, Metrics]:
         r = rewards(reward, batch["segment_obs"], batch["segment_action"])  # (S, 2B(L+1))
         loss, accuracy = preference_loss(r.unsqueeze(1), batch["label"])
         return loss, {"losses/reward": loss, "train/accuracy": accuracy}
 
-    return descend(reward_loss, state, "reward", state["step"][0] + 1, args.lr)
+    metrics = descend(reward_loss, state, "reward", step, args.lr)
+    if args.normalize_reward:
+        r, rate = rewards(state["reward"], batch["obs"], batch["action"]), (1 / step).clamp(min=0.01)
+        state["scale"]["mean"].lerp_(r.mean(-1), rate)
+        state["scale"]["square"].lerp_(r.square().mean(-1), rate)
+    return metrics
 
 
 def make_updates(args: Args):
@@ -336,7 +359,7 @@ def make_updates(args: Args):
         metrics |= descend(actor_loss, state, "actor", step, actor_lr)
 
         # 4. Q towards the model's reward plus the new V of the next state
-        r = rewards(state["reward"], obs, action)  # (S, N)
+        r = standardised(state, rewards(state["reward"], obs, action))  # (S, N)
         metrics["train/reward"] = r.mean(-1)
         q_next = r + discount * v_values(state["value"], batch["next_obs"])  # (S, N)
 
@@ -360,12 +383,12 @@ def make_updates(args: Args):
 
 
 def learned_reward(state: State, batch: Batch, args: Args) -> Tensor:  # -> (S, N)
-    """The model's reward, for `tools.reward`.
+    """The model's reward, as IQL is given it, for `tools.reward`.
 
     Args:
         batch: obs (S, N, O), action (S, N, A).
     """
-    return rewards(state["reward"], batch["obs"], batch["action"])
+    return standardised(state, rewards(state["reward"], batch["obs"], batch["action"]))
 
 
 # ---------------------------------------------------------------- training

@@ -28,7 +28,8 @@ from common.suites.base import Recipe
 from common.workers import Workers
 from tests.conftest import SMALL
 from tools import dataset, report, reward
-from tools.reward import RewardArgs, correlations, draw_film, read_run, score_pairs, write_film
+from tools.film import draw_film, write_film
+from tools.reward import RewardArgs, correlations, read_run, score_pairs
 
 
 def args(data_dir, *runs, **changes) -> RewardArgs:
@@ -235,6 +236,29 @@ def test_films_are_written(tmp_path, suffix):
     write_film(path, noisy_pictures())
     assert path.stat().st_size > 1000 and (suffix == "mp4" or path.stat().st_size <= 1_000_000)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_standardised_rewards_are_judged_but_not_as_log_odds(data_dir, tmp_path, run):
+    """The reward of --normalize-reward is the plain one's in other units: the same but by episodes, of any length."""
+    folders = []
+    for name, flag in (("raw", "--no-normalize-reward"), ("scaled", "--normalize-reward")):
+        done = run("mr_iql", *SMALL, "--use-replay", flag, "--run-dir", name)
+        assert done.returncode == 0, done.stderr
+        folders.append(tmp_path / name / "seed-1")
+        reward.main(args(data_dir, folders[-1], out=tmp_path / f"{name}-out"))
+    raw, scaled = measured(tmp_path / "raw-out"), measured(tmp_path / "scaled-out")
+    assert raw.keys() - scaled.keys() == {("pairs held out of the same episodes", "log-loss")}
+    for key in [key for key in scaled if key[0] != "by episode"]:
+        assert float(scaled[key]["value"]) == pytest.approx(float(raw[key]["value"]), abs=1e-4), key
+    (own,) = (data_dir / "metaworld").glob("drawer-open-v2*.hdf5")
+    plain, other = (read_run(folder, data_dir) for folder in folders)
+    t = suites.SUITES["metaworld"].read_transitions(own, other.task)
+    mean, square = (other.state["scale"][name].item() for name in ("mean", "square"))
+    by_hand = (reward.reward_of(plain, t) - mean) / np.sqrt(square - mean**2)
+    learned = reward.reward_of(other, t)
+    assert learned == pytest.approx(by_hand, abs=1e-4)
+    # the moments are those of 40 batches, while the model moved
+    assert abs(learned.mean()) < 0.5 and learned.std() == pytest.approx(1, abs=0.3)
 
 
 def test_wrong_input(whole, data_dir, tmp_path):

@@ -222,7 +222,8 @@ def double():
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.ALGORITHM)
-@pytest.mark.parametrize("changes", [{}, {"dropout": 0.1, "target_clipping": True}], ids=["plain", "dropout-clipping"])
+@pytest.mark.parametrize("changes", [{}, {"dropout": 0.1, "target_clipping": True, "normalize_reward": True}],
+                         ids=["plain", "more-flags"])  # fmt: skip
 def test_stacked_seeds_equal_separate_ones(double, script, changes):
     args = small(script, **changes)
     together = final_state(script, args, [3, 4, 5])
@@ -237,7 +238,7 @@ def test_compiled_equals_eager(double, script, replay):
     """As one graph, traced through autograd. The learning test runs the C++ back end where there is a compiler."""
     torch.compiler.reset()
     torch._dynamo.config.trace_autograd_ops = True
-    args = small(script, target_clipping=replay, reward_steps=5)
+    args = small(script, target_clipping=replay, normalize_reward=replay, reward_steps=5)
 
     def compiled(update):
         return torch.compile(update, backend="aot_eager", fullgraph=True)
@@ -298,6 +299,64 @@ def test_reward_model_stops_learning_after_its_steps():
     early, late = (final_state(mr_iql, args, [1], steps)["reward"] for steps in (5, 9))
     assert largest_difference(early, late) == 0
     assert largest_difference(early, final_state(mr_iql, args, [1], 4)["reward"]) > 0
+
+
+def standing_still(seeds: list[int], **changes):
+    """Args of mr_iql whose reward model hardly learns, a state of these seeds, and the update."""
+    args = small(mr_iql, normalize_reward=True, lr=1e-12, **changes)
+    state = tree_map(lambda *leaves: torch.stack(leaves), *(mr_iql.init(args, seed, OBS, ACT) for seed in seeds))
+    return args, state, parity.updates(mr_iql, args)
+
+
+@pytest.mark.parametrize("replay", [False, True], ids=["segments", "replay"])
+def test_standardised_rewards_have_mean_0_and_standard_deviation_1_over_the_data(double, replay):
+    """Here every batch is all the data. `learned_reward` gives the rewards that IQL learns from, and a batch after
+    --reward-steps leaves their scale as it is."""
+    args, state, update = standing_still([1, 2], reward_steps=3)
+    state["reward"]["w2"] *= 10
+    state["reward"]["b2"] += 100
+    data, later = batches(mr_iql, args, [1, 2], 2, replay)
+    for step in range(3):
+        metrics = update(state, data, step)
+    learned = mr_iql.learned_reward(state, data, args)
+    torch.testing.assert_close(learned.mean(-1), torch.zeros(2), rtol=0, atol=1e-6)
+    torch.testing.assert_close(learned.std(-1, correction=0), torch.ones(2), rtol=1e-6, atol=0)
+    torch.testing.assert_close(metrics["train/reward"], learned.mean(-1), rtol=0, atol=1e-6)
+    scale = tree_map(torch.clone, state["scale"])
+    metrics = update(state, later, 3)
+    assert largest_difference(state["scale"], scale) == 0 and metrics["train/reward"].abs().min() > 0.01
+    r = mr_iql.rewards(state["reward"], later["obs"], later["action"])
+    by_hand = (r.mean(-1) - scale["mean"]) / (scale["square"] - scale["mean"] ** 2).sqrt()
+    torch.testing.assert_close(metrics["train/reward"], by_hand)
+
+
+def test_the_scale_of_rewards_averages_100_batches_and_then_follows(double):
+    args, state, update = standing_still([1], reward_steps=200)
+    means = []
+    for step, batch in enumerate(batches(mr_iql, args, [1], 102, replay=False)):
+        update(state, batch, step)
+        means.append(mr_iql.rewards(state["reward"], batch["obs"], batch["action"]).mean().item())
+        if step in (0, 1, 99):
+            assert state["scale"]["mean"].item() == pytest.approx(sum(means) / len(means), abs=1e-9)
+    by_hand = 0.99 * (0.99 * sum(means[:100]) / 100 + 0.01 * means[100]) + 0.01 * means[101]
+    assert state["scale"]["mean"].item() == pytest.approx(by_hand, abs=1e-9)
+
+
+@pytest.mark.parametrize("at", [4, 5, 6])
+def test_standardised_rewards_resume_across_the_end_of_reward_steps(at):
+    """From the state after `at` updates alone, bitwise: in 5 the reward model learns."""
+    args = small(mr_iql, normalize_reward=True, reward_steps=5, dropout=0.1)
+    state, update = final_state(mr_iql, args, [1], at), parity.updates(mr_iql, args)
+    for step, batch in list(enumerate(batches(mr_iql, args, [1], 9, replay=True)))[at:]:
+        update(state, batch, step)
+    assert largest_difference(state, final_state(mr_iql, args, [1], 9)) == 0
+
+
+def test_the_scale_changes_iql_and_not_the_reward_model():
+    plain, scaled = (small(mr_iql, normalize_reward=flag, reward_steps=5) for flag in (False, True))
+    before, after = (final_state(mr_iql, args, [1], 9) for args in (plain, scaled))
+    assert set(after) - set(before) == {"scale"} and largest_difference(before["reward"], after["reward"]) == 0
+    assert largest_difference(before["critic"], after["critic"]) > 0
 
 
 def test_the_reference_is_the_actor_at_the_end_of_cloning(double):

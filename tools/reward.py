@@ -9,47 +9,38 @@ function `learned_reward(state, batch, args)`. Several runs are compared in one 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import io
 import json
+import re
 import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 from pathlib import Path
 
-import imageio
 import numpy as np
 import pandas as pd
 import torch
 import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from PIL import Image
 from scipy import stats
 
 from common import suites
-from common.arrays import fingerprint, read_arrays
+from common.arrays import fingerprint
 from common.cli import default_data_dir, parse_args, user_errors
-from common.data import find_files, join_pairs, joined, listed, read_pairs, read_preferences, read_transitions
+from common.data import find_files, join_pairs, listed, read_pairs, read_preferences, read_transitions
 from common.errors import InputError
 from common.locks import atomic
-from common.rollouts import require_rendering
 from common.suites.base import Preferences, Task, Transitions, first_rows
 from common.trees import read_saved, tree_map
 from common.workers import Workers, available_cpus
 from tools.evaluate import interval, load_actor, load_script
+from tools.film import LEARNED, TRUE, make_film, scaled
 from tools.report import COLOURS, METHODS, markdown
 
-RESAMPLES = 2_000
-"""of episodes, for the intervals of correlations"""
-BINS = 10
-"""of the calibration plot"""
-FRAME_EVERY, FRAMES_AFTER_SUCCESS = 4, 6
-"""steps between two pictures of a film; pictures after the first success"""
-GIF_BYTES = 1_000_000
-"""size of a GIF at the most: it is drawn smaller until it fits"""
+RESAMPLES, BINS = 2_000, 10
+"""of episodes, for the intervals of correlations; of the calibration plot"""
 OTHER, SAME, TRAINED = "pairs of other episodes", "pairs held out of the same episodes", "pairs trained on"
 """which pairs a reward is judged by: those of --preferences, what --num-preferences left, what it took"""
 KINDS, CORRELATIONS = (OTHER, SAME, TRAINED), ("pearson", "spearman")
@@ -59,7 +50,6 @@ MEASURES += [(level, name) for level in LEVELS for name in CORRELATIONS]
 """of the table, in order"""
 Measured = dict[tuple[str, str], tuple[float, float, float]]
 """(what, measure) -> value, and its 95 % interval"""
-LEARNED, TRUE = "#0072B2", "#D55E00"
 
 
 @dataclass
@@ -95,6 +85,7 @@ class Learned:
     state: dict  # leaves (1, ...)
     step: int
     history: bool  # the reward of a step depends on those before it: PT-IQL's
+    log_odds: bool  # sums of rewards are log-odds; not where rewards are scaled for IQL
     window: int = 0  # steps of the pairs' segments, once `read_data` has read them
     pairs: dict[str, int] = dataclasses.field(default_factory=dict)  # one of KINDS -> how many it is judged by
 
@@ -133,16 +124,14 @@ def read_run(folder: Path, data_dir: Path) -> Learned:
         saved["state"] |= {"reward": read_saved(model, ("model",), remedy)["model"]}
     state = tree_map(lambda p: p.float().unsqueeze(0), saved["state"])
     task = suites.resolve(args.env, args.max_episode_steps, args.dataset)
-    return Learned(folder, config, task, script, args, state, saved["step"], model.exists())
+    log_odds = not (model.exists() or getattr(args, "normalize_reward", False))
+    return Learned(folder, config, task, script, args, state, saved["step"], model.exists(), log_odds)
 
 
 def read_data(run: Learned) -> tuple[Preferences, list[Path], list[Path]]:
     """The run's pairs, their files and the dataset's. InputError: they are not what it was trained on."""
-    workers = Workers(available_cpus())
-    try:
+    with contextlib.closing(Workers(available_cpus())) as workers:
         files, datasets, labels = find_files(run.args, run.task, workers, "name its folder with --data-dir")
-    finally:
-        workers.close()
     for name, paths in (("preferences", files), ("dataset", datasets)):
         trained = run.config.get("dataset_fingerprint", {}).get(name)
         if trained and trained != (now := fingerprint(*paths)):
@@ -157,14 +146,14 @@ def read_data(run: Learned) -> tuple[Preferences, list[Path], list[Path]]:
 def read_others(run: Learned, paths: list[Path], p: Preferences, datasets: list[Path]) -> Preferences:
     """The pairs of --preferences. InputError: some are of the pairs `p` or the datasets that the run was trained on."""
 
-    def steps(x: Preferences | Transitions, at=slice(None)) -> Iterator[bytes]:
-        return (row.tobytes() for row in np.concatenate([x.obs[at], x.action[at]], 1, dtype=np.float32))
+    def steps(x: Preferences | Transitions) -> list[bytes]:
+        return [row.tobytes() for row in np.concatenate([x.obs, x.action], 1, dtype=np.float32)]
 
     others, seen = join_pairs([read_preferences(path, run.task) for path in paths]), set(steps(p))
     if datasets:
         seen.update(steps(read_transitions(datasets, run.task)))
-    rows = others.start.reshape(-1, 1) + np.arange(others.length)  # all steps: some may be alike in other episodes
-    known = np.array([step in seen for step in steps(others, rows.ravel())]).reshape(rows.shape).all(1)
+    rows = others.start.reshape(-1, 1) + np.arange(others.length)
+    known = np.array([step in seen for step in steps(others)])[rows].all(1)  # single ones may be alike elsewhere
     if known.any():
         raise InputError(f"--preferences {listed(paths)}: {known.sum()} of its {len(rows)} segments are in the data of "
                          f"{run.folder}; take other episodes (MetaWorld: those of tools.dataset --seed 1)")  # fmt: skip
@@ -172,10 +161,8 @@ def read_others(run: Learned, paths: list[Path], p: Preferences, datasets: list[
 
 
 def sums_of(run: Learned, p: Preferences, first: int = 0, last: int | None = None) -> dict[str, np.ndarray]:
-    """Of the pairs `first` to `last`: summed rewards (P, 2) of their segments' transitions, label (P,).
-
-    A segment of L steps has L - 1 transitions: its last step leads to no known state.
-    """
+    """Of the pairs `first` to `last`: summed rewards (P, 2) of their segments' transitions, one fewer than steps, since
+    the last step leads to no known state; label (P,)."""
     lengths = (np.full(len(p.label), p.length) if p.lengths is None else p.lengths)[first:last, None, None]
     along = np.arange(lengths.max() - 1)
     rows = p.start[first:last, :, None] + np.minimum(along, lengths - 2)  # (P, 2, L - 1)
@@ -200,14 +187,13 @@ def correlations(x: list[np.ndarray], y: list[np.ndarray]) -> dict[str, tuple]:
     """
     if any(constant(np.concatenate(v)) for v in (x, y)):
         return {}
-    number = np.array([len(part) for part in x])
-    episode = np.repeat(np.arange(len(x)), number)
+    episode = np.repeat(np.arange(len(x)), [len(part) for part in x])
     draws = np.random.default_rng(0).multinomial(len(x), np.full(len(x), 1 / len(x)), RESAMPLES)  # (R, E) counts
     found = {}
     for name, change in (("pearson", lambda v: v), ("spearman", stats.rankdata)):
         a, b = (stats.zscore(change(np.concatenate(v))) for v in (x, y))
-        columns = (np.ones_like(a), a, b, a * a, b * b, a * b)
-        sums = np.stack([np.bincount(episode, v, len(x)) for v in columns], 1)  # (E, 6)
+        terms = (np.ones_like(a), a, b, a * a, b * b, a * b)
+        sums = np.stack([np.bincount(episode, v, len(x)) for v in terms], 1)  # (E, 6)
         n, sa, sb, saa, sbb, sab = (draws @ sums).T
         with np.errstate(invalid="ignore", divide="ignore"):
             r = (n * sab - sa * sb) / np.sqrt((n * saa - sa**2) * (n * sbb - sb**2))
@@ -216,37 +202,33 @@ def correlations(x: list[np.ndarray], y: list[np.ndarray]) -> dict[str, tuple]:
 
 
 def constant(x: np.ndarray) -> bool:
-    return len(x) < 2 or np.ptp(x) <= 1e-6 * np.abs(x).max()
-
-
-def split(t: Transitions) -> list[slice]:
-    """The episodes of an offline dataset."""
-    return [slice(a, b) for a, b in pairwise([*first_rows(t), len(t.obs)])]
+    return x.size < 2 or np.ptp(x) <= 1e-6 * np.abs(x).max()
 
 
 def reward_of(run: Learned, t: Transitions) -> np.ndarray:  # -> (T,)
     """The learned reward of an offline dataset."""
-    first = np.concatenate([np.full(e.stop - e.start, e.start) for e in split(t)])
+    start = first_rows(t)
+    first = np.repeat(start, np.diff([*start, len(t.obs)]))
     return run.reward(t.obs, t.action, t.next_obs, t.terminal, first)
 
 
 def correlate(learned: np.ndarray, true: np.ndarray, episodes: list[slice], segment: int) -> dict[str, dict]:
     """Correlations by step, by segment (the episodes' windows one after the other) and by episode."""
 
-    def sums(reward: np.ndarray) -> list[np.ndarray]:
-        parts = [reward[e][: (e.stop - e.start) // segment * segment] for e in episodes]
-        return [part.reshape(-1, segment).sum(1) for part in parts]
+    def sums(reward: np.ndarray, steps: int) -> list[np.ndarray]:
+        """By episode, of its windows of `steps` steps; 0: of all its steps."""
+        parts = [(reward[e], steps or e.stop - e.start) for e in episodes]
+        return [part[: len(part) // n * n].reshape(-1, n).sum(1) for part, n in parts]
 
-    levels = {"step": [[r[e] for e in episodes] for r in (learned, true)],
-              "segment": [sums(learned), sums(true)],
-              "episode": [[r[e].sum(keepdims=True) for e in episodes] for r in (learned, true)]}  # fmt: skip
-    return {level: correlations(*pair) for level, pair in levels.items()}
+    levels = {"step": 1, "segment": segment, "episode": 0}
+    return {level: correlations(sums(learned, steps), sums(true, steps)) for level, steps in levels.items()}
 
 
 # ---------------------------------------------------------------- pictures
-def scaled(reward: np.ndarray) -> np.ndarray:
-    """Mean zero, standard deviation one: what a preference cannot tell of a reward."""
-    return (reward - reward.mean()) / max(reward.std(), 1e-12)
+def scatter(axes, true: np.ndarray, learned: np.ndarray, title: str) -> None:
+    """Learned against true reward."""
+    axes.plot(true.ravel(), learned.ravel(), ".", ms=3, alpha=0.4, color=LEARNED)
+    axes.set(xlabel="true reward", ylabel="learned reward", title=title)
 
 
 def calibration(axes, found: dict[str, np.ndarray], kind: str) -> None:
@@ -256,195 +238,76 @@ def calibration(axes, found: dict[str, np.ndarray], kind: str) -> None:
     right = (logits > 0) == (found["label"][strict] > 0.5)
     probability = 1 / (1 + np.exp(-np.abs(logits)))
     bins = [part for part in np.array_split(np.argsort(probability), BINS) if len(part)]
-    means = [probability[part].mean() for part in bins], [right[part].mean() for part in bins]
-    axes.plot(*means, "o-", color=LEARNED)
+    axes.plot(*([x[part].mean() for part in bins] for x in (probability, right)), "o-", color=LEARNED)
     axes.plot([0.5, 1], [0.5, 1], ":", color="grey")
     axes.set(xlabel="predicted probability", ylabel="share that was right", title=f"calibration,\n{kind}")
 
 
-def sums(axes, found: dict[str, np.ndarray], kind: str) -> None:
-    """Sums of segments, learned against true."""
-    axes.plot(found["true"].ravel(), found["learned"].ravel(), ".", ms=2, alpha=0.3, color=LEARNED)
-    axes.set(xlabel="true reward", ylabel="learned reward", title=f"sums of segments,\n{kind}")
-
-
-def returns(axes, t: Transitions, learned: np.ndarray, episodes: list[slice]) -> None:
-    """Returns of the dataset's episodes, learned against true."""
-    axes.plot(*(np.array([r[e].sum() for e in episodes]) for r in (t.reward, learned)), ".", color=LEARNED)
-    axes.set(xlabel="true return", ylabel="learned return", title="episodes of the dataset")
-
-
-def along(row, t: Transitions, learned: np.ndarray, episodes: list[slice], kinds: np.ndarray | None) -> None:
-    """The reward along three episodes; `kinds`: MetaWorld's kind of each, if known."""
-    chosen = {"expert": 0, "random": 2, "cross": 3}
-    shown = [(name, int(np.flatnonzero(kinds == k)[0])) for name, k in chosen.items()] if kinds is not None else [
-        (f"episode {i}", i) for i in (0, len(episodes) // 2, len(episodes) - 1)]  # fmt: skip
-    for axes, (name, i) in zip(row, shown, strict=True):
-        for r, words, colour in ((learned, "learned", LEARNED), (t.reward, "true", TRUE)):
-            axes.plot(scaled(r)[episodes[i]], color=colour, label=words, lw=1)
-        axes.set(xlabel="step", title=name)
-    row[0].set_ylabel("reward, scaled over the dataset")
-    row[0].legend()
-
-
-def page(run: Learned, kind: str, found: dict, t: Transitions | None, learned, episodes, kinds) -> Figure | None:
+def page(run: Learned, kind: str, found: dict, t: Transitions | None, learned, episodes: list[slice]) -> Figure | None:
     """One page: pairs `found`, of one of KINDS, and the dataset. What says nothing is left out; None: all of it."""
     panels = []
-    if "true" in found and not constant(found["true"].ravel()):
-        panels.append(lambda axes: sums(axes, found, kind))
-    if not run.history and (found["label"] != 0.5).any():  # PT-IQL's rewards are scaled for IQL, and are no log-odds
+    if "true" in found and not constant(found["true"]):
+        panels.append(lambda axes: scatter(axes, found["true"], found["learned"], f"sums of segments,\n{kind}"))
+    if run.log_odds and (found["label"] != 0.5).any():
         panels.append(lambda axes: calibration(axes, found, kind))
     if t is not None and not constant(t.reward):
-        panels.append(lambda axes: returns(axes, t, learned, episodes))
+        returns = [np.array([reward[e].sum() for e in episodes]) for reward in (t.reward, learned)]
+        panels.append(lambda axes: scatter(axes, *returns, "returns of the dataset's episodes"))
     if not panels and t is None:
         return None
     rows, columns = (1, len(panels)) if t is None else (2, 3)
-    figure = Figure(figsize=(11, 7) if t is not None else (5 * columns, 4), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for ax, panel in zip_longest(axes[0], panels):
-        panel(ax) if panel else ax.set_axis_off()
-    if t is not None:
-        along(axes[1], t, learned, episodes, kinds)
+    figure = Figure(figsize=(4 * columns, 3.6 * rows), layout="constrained")
+    upper, *lower = figure.subplots(rows, columns, squeeze=False)
+    for axes, panel in zip_longest(upper, panels):
+        panel(axes) if panel else axes.set_axis_off()
+    for axes, i in zip(lower[0], (0, len(episodes) // 2, len(episodes) - 1), strict=True) if lower else ():
+        for reward, words, colour in ((learned, "learned", LEARNED), (t.reward, "true", TRUE)):
+            axes.plot(scaled(reward)[episodes[i]], color=colour, label=words, lw=1)
+        axes.set(xlabel="step", ylabel="reward, scaled over the dataset", title=f"episode {i}")
+        axes.legend()
     figure.suptitle(f"{run.config['algorithm']} on {run.task.env} after {run.step} updates")
     return figure
 
 
-def write_figure(figure: Figure, path: Path) -> None:
-    """PNG and PDF, atomically."""
+def write_figure(figure: Figure | None, path: Path) -> None:
+    """PNG and PDF, atomically; nothing of no figure."""
+    if figure is None:
+        return
     FigureCanvasAgg(figure)
     for suffix in ("png", "pdf"):
         with atomic(path.with_suffix(f".{suffix}")) as partial:
             figure.savefig(partial, format=suffix, dpi=120)
-
-
-def short_names(runs: list[Learned]) -> list[str]:
-    """The runs' folders without what all of them share, and their updates."""
-    parts = [run.folder.resolve().parts for run in runs]
-    shared = {column[0] for column in zip(*parts, strict=False) if len(set(column)) == 1}
-    names = ["/".join(part for part in folder if part not in shared) or folder[-1] for folder in parts]
-    return [f"{name}, {run.step}" for name, run in zip(names, runs, strict=True)]
+    print(f"{path}.png, .pdf")
 
 
 def compare(runs: list[Learned], measured: list[Measured]) -> Figure | None:
-    """A row a run, a panel a measure, with intervals; of correlations Pearson's filled and Spearman's hollow. None:
-    there is nothing to draw."""
+    """A row a run, a panel a measure, with intervals; of correlations both. None: nothing to draw."""
     panels = {f"accuracy, {kind}": [(kind, "accuracy")] for kind in KINDS}
     panels |= {f"correlation {level}": [(level, name) for name in CORRELATIONS] for level in LEVELS}
     panels = {title: keys for title, keys in panels.items() if any(key in found for key in keys for found in measured)}
     if not panels:
         return None
-    names = short_names(runs)
+    names = [f"{run.folder}, {run.step}" for run in runs]
     width = 0.08 * max(map(len, names)) + 2 * len(panels)  # inches: names of any length leave the panels their room
     figure = Figure(figsize=(width, 1.6 + 0.32 * len(runs)), layout="constrained")
-    for axes, (title, keys) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(),
-                                   strict=True):  # fmt: skip
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, keys) in zip(grid, panels.items(), strict=True):
         for i, (run, found) in enumerate(zip(runs, measured, strict=True)):
-            method = run.config["algorithm"]
-            colour = COLOURS[METHODS.index(method) if method in METHODS else -1]
-            for k, key in enumerate(keys):
-                if key not in found:
-                    continue
-                (value, low, high), at = found[key], i + (k - (len(keys) - 1) / 2) * 0.3
-                axes.plot([low, high], [at, at], color=colour, lw=1.2)
-                axes.plot(value, at, "os"[k], color=colour, mfc=("white", colour)[k == 0], ms=5)
-        chance = 0.5 if len(keys) == 1 else 0
-        axes.axvline(chance, color="grey", ls=":", lw=1)
-        axes.set(title=textwrap.fill(title, 20), ylim=(len(runs) - 0.5, -0.5))
+            colour = dict(zip(METHODS, COLOURS, strict=True)).get(run.config["algorithm"], COLOURS[-1])
+            for k, key in enumerate(key for key in keys if key in found):
+                value, low, high = found[key]
+                axes.plot([low, value, high], [i + 0.3 * k] * 3, color=colour, marker="os"[k], markevery=[1], ms=5)
+        axes.axvline(0.5 if len(keys) == 1 else 0, color="grey", ls=":", lw=1)  # chance
+        axes.set(title=textwrap.fill(title, 20), ylim=(len(runs) - 0.5, -0.5), yticks=range(len(runs)))
+        axes.set(yticklabels=names, xlabel="" if len(keys) == 1 else "● Pearson, ■ Spearman")
         axes.grid(axis="x", alpha=0.3)
-        axes.set_yticks(range(len(runs)), names)
-    if len(panels) > 1:
-        marks = [Line2D([], [], ls="", marker=m, color="black", mfc=f) for m, f in (("o", "black"), ("s", "white"))]
-        figure.legend(marks, ["Pearson", "Spearman"], loc="outside lower right", ncols=2, frameon=False)
     return figure
 
 
-# ---------------------------------------------------------------- film
-def episode(run: Learned, seed: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """One episode of the policy, up to a while after its success: pictures, learned and true reward (n,)."""
-    act = load_actor(next(run.folder / n for n in ("final.pt", "best.pt") if (run.folder / n).exists()))
-    env = suites.make(run.task, render=True)
-    obs, rows, frames, left, done = env.reset(seed=seed)[0], [], [], None, False
-    while not done and left != 0:
-        if len(rows) % FRAME_EVERY == 0:
-            frames.append(env.render())
-            left = None if left is None else left - 1
-        action = act(obs)
-        next_obs, reward, terminated, truncated, info = env.step(action)
-        rows.append((obs, action, next_obs, float(terminated), float(reward)))
-        obs, done = next_obs, terminated or truncated
-        if info.get("success", info.get("is_success")) and left is None:
-            left = FRAMES_AFTER_SUCCESS
-    o, a, n, terminal, true = (np.array(column) for column in zip(*rows, strict=True))
-    return frames, run.reward(o, a, n, terminal), true
-
-
-def draw_film(frames: list[np.ndarray], learned: np.ndarray, true: np.ndarray) -> list[Image.Image]:
-    """Every picture with the rewards up to it beside it, both scaled over the episode."""
-    curves = ((scaled(learned), "learned reward", LEARNED), (scaled(true), "true reward", TRUE))
-    low, high = (f([f(curve) for curve, *_ in curves]) for f in (np.min, np.max))
-    drawn = []
-    for k, frame in enumerate(frames):
-        figure = Figure(figsize=(4.2, 3.6), dpi=100, layout="constrained")
-        axes = figure.subplots()
-        for curve, words, colour in curves:
-            axes.plot(curve[: k * FRAME_EVERY + 1], color=colour, label=words)
-        axes.set(xlim=(0, len(learned)), ylim=(low - 0.2, high + 0.2), xlabel="step", ylabel="reward, scaled")
-        axes.legend(loc="upper left")
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        chart = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-        picture = Image.fromarray(frame)
-        picture = picture.resize((round(picture.width * chart.height / picture.height), chart.height))
-        whole = Image.new("RGB", (picture.width + chart.width, chart.height), "white")
-        whole.paste(picture, (0, 0))
-        whole.paste(chart, (picture.width, 0))
-        drawn.append(whole)
-    return drawn
-
-
-def write_film(path: Path, pictures: list[Image.Image]) -> None:
-    """MP4, or a GIF of at most GIF_BYTES."""
-    if path.suffix == ".mp4":
-        partial = path.with_name(f".{path.stem}.partial.mp4")  # imageio goes by the suffix
-        imageio.mimwrite(partial, [np.asarray(p) for p in pictures], fps=15, macro_block_size=8)
-        partial.replace(path)
-        return
-    for factor in (1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2):
-        small = [p.resize((int(p.width * factor), int(p.height * factor)), Image.Resampling.LANCZOS) for p in pictures]
-        palette = small[-1].quantize(64)
-        coded = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in small]
-        memory = io.BytesIO()
-        wait = [80] * (len(coded) - 1) + [1500]  # ms; the last picture stands
-        coded[0].save(memory, "GIF", save_all=True, append_images=coded[1:], duration=wait, loop=0, optimize=True)
-        if len(memory.getbuffer()) <= GIF_BYTES:
-            break
-    with atomic(path) as partial:
-        partial.write_bytes(memory.getbuffer())
-
-
-def film(run: Learned, path: Path, seed: int) -> None:
-    """One episode of the policy beside its learned and true reward. InputError: it cannot be made."""
-    if path.suffix not in (".mp4", ".gif") or not path.parent.is_dir():
-        raise InputError(f"--film {path}: must be an .mp4 or .gif in a folder that exists")
-    workers = Workers(1)
-    try:
-        require_rendering(workers, run.task, "--film")
-    finally:
-        workers.close()
-    if run.history:
-        read_data(run)  # for the window
-    frames, learned, true = episode(run, seed)
-    write_film(path, draw_film(frames, learned, true))
-    print(f"{path}: {len(learned)} steps, {path.stat().st_size / 1e6:.2f} MB")
-
-
-# ---------------------------------------------------------------- relabelling
-def write_dataset(run: Learned, target: str) -> None:
-    """The offline dataset with the learned reward, in its own layout; run and commit in its attributes.
-
-    Raises:
-        InputError: there is no dataset, or `target` is none that its suite can write.
-    """
+# ---------------------------------------------------------------- the command
+def relabel(run: Learned, target: str) -> None:
+    """Write the offline dataset with the learned reward, in its own layout, and how it was made. InputError: there is
+    none, or its suite cannot write it to `target`."""
     _, _, datasets = read_data(run)
     if len(datasets) != 1:
         what = "on several datasets, and one file is written" if datasets else "on pairs alone"
@@ -457,9 +320,8 @@ def write_dataset(run: Learned, target: str) -> None:
     print(f"{target}: {len(t.obs)} transitions")
 
 
-# ---------------------------------------------------------------- the command
-def judge(run: Learned, args: RewardArgs) -> tuple[dict[str, dict], list[Path], Preferences]:
-    """The pairs that the reward is judged by, one of KINDS -> what `sums_of` gives; the dataset; the run's pairs."""
+def look(run: Learned, args: RewardArgs) -> Measured:
+    """Numbers of one run, by the pairs of KINDS and by its dataset; writes its page into --out."""
     p, files, datasets = read_data(run)
     count, found = run.args.num_preferences or len(p.label), {}
     if args.preferences:
@@ -472,40 +334,23 @@ def judge(run: Learned, args: RewardArgs) -> tuple[dict[str, dict], list[Path], 
             print(f"{listed(files)}: {run.folder} was trained on all of its pairs; --preferences FILE judges by "
                   f"others, or train on fewer than {count}")  # fmt: skip
     run.pairs = {kind: len(sums["label"]) for kind, sums in found.items()}
-    return found, datasets, p
-
-
-def look(run: Learned, args: RewardArgs) -> Measured:
-    """Numbers of one run; writes its page into --out."""
-    found, datasets, p = judge(run, args)
-    numbers: Measured = {}
-    for kind, pairs in found.items():
-        scores = score_pairs(pairs)
-        if run.history:
-            scores.pop("log-loss")
-        numbers |= {(kind, name): cells for name, cells in scores.items()}
-    t, learned, episodes, kinds = None, None, [], None
+    scores = {kind: score_pairs(pairs) for kind, pairs in found.items()}
+    numbers: Measured = {(kind, name): cells for kind, named in scores.items() for name, cells in named.items()
+                         if run.log_odds or name == "accuracy"}  # fmt: skip
+    t, learned, episodes = None, None, []
     others = [Path(name) for name in args.preferences if not name.endswith(".npz")]
     for paths, which in ((others, ", other episodes"), (datasets, "")):
         if not paths:
             continue
         t = read_transitions(paths, run.task)
-        learned, episodes = reward_of(run, t), split(t)
+        learned = reward_of(run, t)
+        episodes = [slice(a, b) for a, b in pairwise([*first_rows(t), len(t.obs)])]
         for level, values in correlate(learned, t.reward.astype(np.float64), episodes, p.length).items():
             numbers |= {(f"by {level}{which}", name): cells for name, cells in values.items()}
             if not values:
                 print(f"{listed(paths)}: no correlation by {level}: the true or the learned reward is constant")
-    if datasets:
-        read = [read_arrays(path, lambda name: name == "episodes/kind").get("episodes/kind") for path in datasets]
-        kinds = joined(read)
-        kinds = kinds if kinds is not None and set(range(4)) <= set(kinds) else None
-    args.out.mkdir(parents=True, exist_ok=True)
-    name = "-".join([run.task.env.replace("/", "-").replace(":", "-"), run.config["algorithm"], run.folder.name,
-                     str(run.step)])  # fmt: skip
-    kind, pairs = next(iter(found.items()))
-    if (figure := page(run, kind, pairs, t if datasets else None, learned, episodes, kinds)) is not None:
-        write_figure(figure, args.out / name)
-        print(f"{args.out / name}.png, .pdf")
+    name = f"{re.sub('[/:]', '-', run.task.env)}-{run.config['algorithm']}-{run.folder.name}-{run.step}"
+    write_figure(page(run, *next(iter(found.items())), t if datasets else None, learned, episodes), args.out / name)
     return numbers
 
 
@@ -527,32 +372,30 @@ def table(runs: list[Learned], measured: list[Measured]) -> list[list[str]]:
     return rows
 
 
-def write_numbers(path: Path, runs: list[Learned], measured: list[Measured]) -> None:
-    """What the report's --reward reads: a line a run and measure."""
-    lines = [(run.folder.resolve(), run.step, *key, *cells, run.pairs.get(key[0]))
-             for run, found in zip(runs, measured, strict=True) for key, cells in found.items()]  # fmt: skip
-    table = pd.DataFrame(lines, columns=["run", "updates", "what", "measure", "value", "low", "high", "pairs"])
-    with atomic(path) as partial:
-        table.astype({"pairs": "Int64"}).to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
-
-
 def main(args: RewardArgs) -> None:
     """Print the table and write the pictures; or the film; or the labelled dataset."""
     runs = [read_run(folder, args.data_dir) for folder in args.runs]
     if not runs or ((args.film or args.relabel) and len(runs) > 1):
         raise InputError(f"{len(runs)} runs: name at least one; --film and --relabel take exactly one")
     if args.film:
-        film(runs[0], Path(args.film), args.seed)
+        if runs[0].history:
+            read_data(runs[0])  # for the window
+        actor = next(path for name in ("final.pt", "best.pt") if (path := runs[0].folder / name).exists())
+        make_film(Path(args.film), runs[0].task, load_actor(actor), runs[0].reward, args.seed)
     if args.relabel:
-        write_dataset(runs[0], args.relabel)
+        relabel(runs[0], args.relabel)
     if args.film or args.relabel:
         return
+    args.out.mkdir(parents=True, exist_ok=True)
     measured = [look(run, args) for run in runs]
-    write_numbers(args.out / "reward.csv", runs, measured)
-    print(f"{args.out / 'reward.csv'}")
-    if len(runs) > 1 and (figure := compare(runs, measured)) is not None:
-        write_figure(figure, args.out / "compare")
-        print(f"{args.out / 'compare'}.png, .pdf")
+    lines = [(run.folder.resolve(), run.step, *key, *cells, run.pairs.get(key[0]))
+             for run, found in zip(runs, measured, strict=True) for key, cells in found.items()]  # fmt: skip
+    numbers = pd.DataFrame(lines, columns=["run", "updates", "what", "measure", "value", "low", "high", "pairs"])
+    with atomic(args.out / "reward.csv") as partial:  # which the report's --reward reads
+        numbers.astype({"pairs": "Int64"}).to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+    print(args.out / "reward.csv")
+    if len(runs) > 1:
+        write_figure(compare(runs, measured), args.out / "compare")
     print("\n" + markdown(table(runs, measured)))
 
 
