@@ -487,6 +487,10 @@ def look(run: Learned, args: RewardArgs) -> Measured:
         if path is None:
             continue
         t = suites.SUITES[run.task.suite].read_transitions(path, run.task)
+        if t.reward is None:
+            print(f"{path}: no correlation: it holds no rewards")
+            t = None
+            continue
         learned, episodes = reward_of(run, t), split(t)
         for level, values in correlate(learned, t.reward.astype(np.float64), episodes, p.length).items():
             numbers |= {(f"by {level}{which}", name): cells for name, cells in values.items()}

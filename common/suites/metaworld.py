@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
@@ -20,11 +20,10 @@ import numpy as np
 from tqdm import tqdm
 
 from common.arrays import write_hdf5
-from common.errors import InputError
 from common.locks import build_once
 from common.seeds import of_dataset, seed_of
 from common.suites.base import ACTION_LIMIT, SCHEMA, Episode, Recipe, Task, draw_pairs, hint_at_limit, released_by_ipl
-from common.suites.suite import Suite, episodes_of, read_rows
+from common.suites.suite import Suite, by_kind, episodes_of, read_rows
 
 TASKS = (
     "assembly basketball bin-picking box-close button-press button-press-topdown button-press-topdown-wall "
@@ -54,7 +53,6 @@ SEGMENT, GAMMA = 25, 0.99  # length and label discount of the preference segment
 class MetaWorldSuite(Suite):
     LABELS: ClassVar = {"released": {f"{task}-v2": released_by_ipl(f"metaworld/{task}_10000.npz", blob)
                                      for task, blob in RELEASED.items()}}  # fmt: skip
-    REPLAYS = True
 
     def names(self) -> list[str]:
         return [f"{task}-v2" for task in TASKS]
@@ -70,6 +68,14 @@ class MetaWorldSuite(Suite):
     def make(self, task: Task, render: bool = False) -> gymnasium.Env:
         return MetaWorld(task.env, render=render)
 
+    def scripted(self, task: Task, sim: gymnasium.Env) -> Callable[[np.ndarray], np.ndarray]:
+        """MetaWorld's own policy, which sees the goal that observations hide."""
+        from metaworld.policies import ENV_POLICY_MAP
+
+        warnings.filterwarnings("ignore", message="Constant.s. may be too high")  # they overshoot by design
+        policy, target = ENV_POLICY_MAP[task.env.replace("-v2", "-v3")](), sim.unwrapped
+        return lambda obs: policy.get_action(np.append(obs[:-3], target.sim._get_pos_goal()))
+
     def dataset(self, task: Task, folder: Path, workers, recipe: Recipe = Recipe()) -> Path:  # noqa: B008 (frozen)
         what = f"episodes-{recipe.episodes}_noise-{recipe.noise:g}_pairs-{recipe.pairs}_seed-{recipe.seed}"
         path = folder / "metaworld" / f"{task.env}_{what}.hdf5"
@@ -80,38 +86,20 @@ class MetaWorldSuite(Suite):
         arrays, whole = read_rows(path, task), super().describe(path, task)
         if not {"episodes/kind", "success"} <= arrays.keys():
             return whole
-        lines, steps = [f"{'kind':8} episodes  success  length   return"], episodes_of(arrays)
-        for k, kind in enumerate(KINDS):
-            chosen = np.flatnonzero(arrays["episodes/kind"] == k)
-            length = arrays["episodes/length"][chosen]
-            success = np.mean([arrays["success"][steps[i]].max() for i in chosen])
-            returns = np.mean([arrays["reward"][steps[i]].sum() for i in chosen])
-            lines.append(f"{kind:8} {len(chosen):8} {success:8.2f} {length.mean():7.1f} {returns:8.1f}")
-        return [*lines, *whole]
+        return [*by_kind(arrays, "kind", list(KINDS), arrays["episodes/kind"]), *whole]
 
     def segment(self, task: Task) -> int:
         return SEGMENT
 
     def read_episodes(self, path: Path, task: Task) -> list[Episode]:
-        """Of a dataset that `build` wrote: each is replayed from its seed.
-
-        Raises:
-            InputError: the file does not say its seed.
-        """
+        """Of a dataset that `build` wrote, too: its protocol's seed gives that of each episode."""
         arrays = read_rows(path, task)
         seed = arrays["protocol"].get("seed")
-        if not isinstance(seed, int):
-            raise InputError(f"{path}: names no seed to replay its episodes from; take one that tools.dataset built")
+        if "episodes/seed" in arrays or not isinstance(seed, int):
+            return super().read_episodes(path, task)
         return [Episode(arrays["obs"][part], arrays["action"][part], arrays["reward"][part],
                         {"seed": seed_of(*of_dataset(seed, number, 0))})
                 for number, part in enumerate(episodes_of(arrays))]  # fmt: skip
-
-    def replay(self, sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
-        obs = sim.reset(seed=episode.state["seed"])[0]
-        for t, action in enumerate(episode.action):
-            if t >= first:
-                yield obs
-            obs = sim.step(action)[0]
 
 
 # ---------------------------------------------------------------- the environment
