@@ -16,7 +16,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,7 @@ import tyro
 from tqdm import tqdm
 
 from common import suites
-from common.arrays import read_arrays, write_hdf5
+from common.arrays import write_hdf5
 from common.cli import Signals, parse_args, user_errors
 from common.errors import InputError, Interrupted
 from common.locks import locked
@@ -125,9 +125,9 @@ def own_policy(name: str, task: Task, key: tuple[int, ...]) -> Act:
         except Exception as error:  # whatever the user's code raises
             at, reason = traceback.extract_tb(error.__traceback__)[-1], (str(error).splitlines() or [""])[0]
             where = f"; {Path(at.filename).name}:{at.lineno}" if at.name != "guarded" else ""
-            raise InputError(f"--policies {name}: {what} ({type(error).__name__}: {reason}{where}); it must take one "
-                             f"argument, the observation ({task.obs_dim},), and return an action {shape}; a class takes "
-                             "none, and may have reset()") from None  # fmt: skip
+            raise InputError(f"--policies {name}: {what} ({type(error).__name__}: {reason}{where}); it takes one "
+                             f"argument, the observation ({task.obs_dim},), and returns an action {shape}; a class is "
+                             "made without arguments") from None  # fmt: skip
 
     found = load(name)
     policy = guarded("cannot be made", found) if isinstance(found, type) else found
@@ -215,7 +215,7 @@ def protocol_of(args: RecordArgs, task: Task) -> dict:
 
 
 def read_old(args: RecordArgs, task: Task, protocol: dict) -> dict[str, np.ndarray]:
-    """What --append adds to, empty without it. InputError: --out is there, or is not there, or was recorded otherwise."""
+    """What --append adds to; empty without it. InputError: --out is there without it, or was recorded otherwise."""
     path = args.out
     if not args.append:
         if path.exists():
@@ -236,18 +236,17 @@ def read_old(args: RecordArgs, task: Task, protocol: dict) -> dict[str, np.ndarr
 
 def joined(old: dict[str, np.ndarray], parts: list[dict], seeds: list[int], policy: list[int], reward: bool) -> dict:
     """The arrays of the file: those of `old`, and the episodes `parts` behind them."""
-    lengths = np.array([len(part["action"]) - 1 for part in parts])
-    rows, before = int((lengths + 1).sum()), len(old.get("obs", ()))
+    rows, before = np.array([len(part["obs"]) for part in parts]), len(old.get("obs", ()))
     names = ["obs", "action", "terminal", *(["reward"] if reward else [])]
     if "success" in old or any(part["success"] is not None for part in parts):
         names.append("success")
-    none = {"success": np.zeros(before, np.float32)}
+    # where the others say of success, an episode that says nothing had none
     new = {name: np.concatenate([np.zeros(len(part["obs"]), np.float32) if part[name] is None else part[name]
                                  for part in parts]) for name in names}  # fmt: skip
-    new |= {"episodes/row": before + np.cumsum(np.append(0, lengths[:-1] + 1)), "episodes/length": lengths,
+    new |= {"episodes/row": before + np.cumsum(rows) - rows, "episodes/length": rows - 1,
             "episodes/seed": np.array(seeds, np.int64), "episodes/policy": np.array(policy, np.int64)}  # fmt: skip
-    assert len(new["obs"]) == rows
-    return {name: np.concatenate([old.get(name, none["success"]), x]) if old else x for name, x in new.items()}
+    blank = np.zeros(before, np.float32)
+    return {name: np.concatenate([old.get(name, blank), x]) if old else x for name, x in new.items()}
 
 
 def move_videos(made: Path, folder: Path) -> None:
@@ -305,10 +304,11 @@ def main(args: RecordArgs) -> None:
                 for left in args.out.parent.glob(f".{args.out.name}.*partial"):  # by a kill
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
                 outside = record_all(args, task, policies, workers)
-            say(args, task, outside, workers)
         except Interrupted:
             print(f"interrupted: {args.out} is as it was", file=sys.stderr)
             raise SystemExit(signals.exit_status) from None
+        with suppress(Interrupted):
+            say(args, task, outside, workers)
 
 
 def find(policy: str, task: Task) -> str | Act:
@@ -326,13 +326,13 @@ def find(policy: str, task: Task) -> str | Act:
 
 def say(args: RecordArgs, task: Task, outside: list[int], workers: Workers) -> None:
     """What was recorded, what is wrong with it, and what comes next."""
-    suite, noisy = suites.SUITES[task.suite], " (noise included)" if args.noise else ""
+    suite = suites.SUITES[task.suite]
     print(args.out, *suite.describe(args.out, task), sep="\n")
     for name, steps in zip(args.policies, outside, strict=True):
         if steps and not args.noise:
             bounds = f", {list(task.low)} to {list(task.high)}" if task.low else ""
-            print(f"--policies {name}: {steps} of its actions were outside the environment's own bounds{bounds}{noisy}, "
-                  "and were clipped", file=sys.stderr)  # fmt: skip
+            print(f"--policies {name}: {steps} of its actions were outside the environment's own bounds{bounds}, and "
+                  "were clipped", file=sys.stderr)  # fmt: skip
     if not args.video:
         gap = workers.run(replay_gap, [(task, suite.read_episodes(args.out, task)[-1])])[0]
         if not gap <= REPLAY_GAP:

@@ -160,8 +160,8 @@ class Suite(abc.ABC):
 
     def _draw(self, path: Path, task: Task, arrays: dict[str, np.ndarray]) -> Preferences:
         if "reward" not in arrays:
-            raise InputError(f"{path}: holds no rewards to label pairs by; label some (python -m tools.label), and name "
-                             "them with --preferences FILE")  # fmt: skip
+            raise InputError(f"{path}: holds no rewards to label pairs by; label some with python -m tools.label, and "
+                             "name them with --preferences FILE")  # fmt: skip
         length, row, steps = arrays["episodes/length"], arrays["episodes/row"], self.segment(task)
         if length.max() < steps:
             raise InputError(f"{path}: no episode is as long as a segment, {steps} steps; train on --preferences FILE")
