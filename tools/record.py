@@ -124,7 +124,7 @@ def own_policy(name: str, task: Task, key: tuple[int, ...]) -> Act:
             return function(*arguments)
         except Exception as error:  # whatever the user's code raises
             at, reason = traceback.extract_tb(error.__traceback__)[-1], (str(error).splitlines() or [""])[0]
-            where = f"; {Path(at.filename).name}:{at.lineno}" if at.name != "guarded" else ""
+            where = f"; {Path(at.filename).name}:{at.lineno}" if at.filename != guarded.__code__.co_filename else ""
             raise InputError(f"--policies {name}: {what} ({type(error).__name__}: {reason}{where}); it takes one "
                              f"argument, the observation ({task.obs_dim},), and returns an action {shape}; a class is "
                              "made without arguments") from None  # fmt: skip
