@@ -189,12 +189,14 @@ XML = """
   <worldbody>
     <light pos="0 0 3"/><camera name="above" pos="0 0 3"/>
     <geom type="plane" size="1 1 .1"/>
-    <body pos="0 0 .05"><joint name="x" type="slide" axis="1 0 0" damping="1"/>
-      <joint name="y" type="slide" axis="0 1 0" damping="1"/><geom type="sphere" size=".05" mass="1" rgba="1 0 0 1"/></body>
+    <body>
+      <joint name="x" type="slide" axis="1 0 0" damping="1"/><joint name="y" type="slide" axis="0 1 0" damping="1"/>
+      <geom type="sphere" size=".2" mass="1" rgba="1 0 0 1" contype="0" conaffinity="0"/>
+    </body>
   </worldbody>
   <actuator><motor joint="x" gear="10"/><motor joint="y" gear="10"/></actuator>
 </mujoco>
-"""  # noqa: E501
+"""
 
 
 class Disc(gymnasium.Env):
@@ -238,6 +240,7 @@ class Forgetful(Disc):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.data.qpos[:] = np.random.default_rng().uniform(-0.8, 0.8, 2)
+        self.mujoco.mj_forward(self.model, self.data)
         return self._obs(), {}
 
 

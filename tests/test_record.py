@@ -211,7 +211,8 @@ def test_what_needs_rewards_says_so(bare, mine, tmp_path):
     task, options = suites.resolve(DISC), environment(tmp_path, tmp_path)
     options["env"]["PYTHONPATH"] = str(REPOSITORY)
     arguments = ["--env", DISC, "--dataset", bare, "--preferences", bare.with_name("pairs.npz"), "--use-replay"]
-    done = subprocess.run(command("iql", *arguments, "--preference-batch-size", 4), **options)
+    arguments += ["--preference-batch-size", 4, "--segment-length", 5]
+    done = subprocess.run(command("iql", *arguments), **options)
     assert done.returncode == 2 and "iql needs rewards and this dataset holds none" in done.stderr
     with pytest.raises(InputError, match=r"holds no rewards to label pairs by; .* tools.label"):
         read_preferences(bare, task)
@@ -291,7 +292,7 @@ def test_what_does_not_replay_is_filmed(tmp_path, capsys, rendering):
         x = arrays["obs"][row : row + steps + 1, 0]
         seen = ~np.isnan(place)
         line = np.polyval(np.polyfit(x[seen], place[seen], 1), x[seen])
-        assert seen.sum() > 5 and np.abs(line - place[seen]).max() < 3
+        assert seen.sum() > 5 and np.abs(line - place[seen]).max() < 2  # pixels, of 64
     with pytest.raises(InputError, match="was recorded with video True, not False"):
         make(path, env=env, append=True)
     path.unlink()
