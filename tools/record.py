@@ -40,7 +40,7 @@ from common.workers import Workers, available_cpus
 from tools.evaluate import read_actor
 
 REPLAY_GAP = 1e-3
-"""largest difference of a replayed observation from the recorded one, as in tools.label"""
+"""largest difference of a replayed observation from the recorded one, relative to numbers beyond 1, as tools.label's"""
 
 
 @dataclass
@@ -201,9 +201,9 @@ def record(task: Task, policy: str | Act, key: tuple[int, ...], start: int, nois
 
 
 def replay_gap(task: Task, episode: Episode) -> float:
-    """The largest difference between recorded and replayed observations of an episode."""
+    """The largest such difference in an episode."""
     replayed = np.stack(list(suites.SUITES[task.suite].replay(simulator(task, False), episode, 0)))
-    return float(np.abs(replayed - episode.obs).max())
+    return float((np.abs(replayed - episode.obs) / np.maximum(1, np.abs(episode.obs))).max())
 
 
 # ---------------------------------------------------------------- the file

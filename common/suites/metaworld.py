@@ -23,7 +23,7 @@ from common.arrays import write_hdf5
 from common.locks import build_once
 from common.seeds import of_dataset, seed_of
 from common.suites.base import ACTION_LIMIT, SCHEMA, Episode, Recipe, Task, draw_pairs, hint_at_limit, released_by_ipl
-from common.suites.suite import Suite, by_kind, episodes_of, read_rows
+from common.suites.suite import Suite, as_episodes, by_kind, read_rows
 
 TASKS = (
     "assembly basketball bin-picking box-close button-press button-press-topdown button-press-topdown-wall "
@@ -97,9 +97,8 @@ class MetaWorldSuite(Suite):
         seed = arrays["protocol"].get("seed")
         if "episodes/seed" in arrays or not isinstance(seed, int):
             return super().read_episodes(path, task)
-        return [Episode(arrays["obs"][part], arrays["action"][part], arrays["reward"][part],
-                        {"seed": seed_of(*of_dataset(seed, number, 0))})
-                for number, part in enumerate(episodes_of(arrays))]  # fmt: skip
+        seeds = (seed_of(*of_dataset(seed, number, 0)) for number in range(len(arrays["episodes/row"])))
+        return as_episodes(arrays, [{"seed": number} for number in seeds])
 
 
 # ---------------------------------------------------------------- the environment

@@ -185,16 +185,14 @@ class Suite(abc.ABC):
             InputError: it has neither.
         """
         arrays = read_rows(path, task)
-        parts, seeds, reward = episodes_of(arrays), arrays.get("episodes/seed"), arrays.get("reward")
+        number, seeds = len(arrays["episodes/row"]), arrays.get("episodes/seed")
         if seeds is not None:
-            seeds = check(path, "episodes/seed", seeds, (len(parts),), 0, kind=np.integer)
+            seeds = check(path, "episodes/seed", seeds, (number,), 0, kind=np.integer)
         elif not videos_of(path).is_dir():
             raise InputError(f"{path}: has no 'episodes/seed' to replay its episodes from, and no videos in "
                              f"{videos_of(path)}; record with python -m tools.record, which keeps the seeds, or its "
                              "--video, where seeds do not replay")  # fmt: skip
-        return [Episode(arrays["obs"][part], arrays["action"][part], None if reward is None else reward[part],
-                        {} if seeds is None else {"seed": int(seeds[i])})
-                for i, part in enumerate(parts)]  # fmt: skip
+        return as_episodes(arrays, [{}] * number if seeds is None else [{"seed": int(seed)} for seed in seeds])
 
     def replay(self, sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
         """Places the environment `sim` in the episode's states from step `first` on; `obs` (O,) of each, while
@@ -259,6 +257,17 @@ def steps_of(arrays: dict[str, np.ndarray]) -> np.ndarray:  # -> (T,)
 def videos_of(path: Path) -> Path:
     """Where videos of a dataset's episodes lie, one frame a step: episode-0.webm, or .mp4, and so on."""
     return path.with_name(f"{path.name}.videos")
+
+
+def as_episodes(arrays: dict[str, np.ndarray], states: list[dict]) -> list[Episode]:
+    """The rows of `read_rows` as episodes. `states`: what each is replayed from."""
+    policy, episodes = arrays.get("episodes/policy"), []
+    for number, part in enumerate(episodes_of(arrays)):
+        reward, success = (arrays[name][part] if name in arrays else None for name in ("reward", "success"))
+        episodes.append(Episode(arrays["obs"][part], arrays["action"][part], reward, states[number],
+                                None if success is None else bool(success.max() > 0),
+                                None if policy is None else int(policy[number])))  # fmt: skip
+    return episodes
 
 
 def by_kind(arrays: dict[str, np.ndarray], head: str, names: list[str], kind: np.ndarray) -> list[str]:
