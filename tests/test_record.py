@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import signal
@@ -343,6 +342,13 @@ def test_a_full_disk(small_disk):  # noqa: F811
     assert not (small_disk / "x.hdf5").exists() and not [*small_disk.glob(".*")]
 
 
+def test_a_full_disk_under_the_videos(small_disk, rendering):  # noqa: F811
+    (small_disk / "filler").write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 5_000))
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    with pytest.raises(InputError, match=r"frames were written to .*; is the disk full\?"):
+        record.film(small_disk / "x/episode-0.webm", [picture] * 4 + [picture[::-1]] * 4 + [picture.T.swapaxes(0, 2)])
+
+
 # ---------------------------------------------------------------- stopped
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_it_keeps_nothing_and_the_same_command_starts_again(tmp_path, signum):
@@ -351,7 +357,6 @@ def test_stopped_it_keeps_nothing_and_the_same_command_starts_again(tmp_path, si
     before, options = path.read_bytes(), environment(tmp_path, tmp_path)
     line = [sys.executable, "-m", "tools.record", "--env", DISC, "--out", str(path), "--append", "--workers", "1"]
     env = options["env"] | {"PYTHONPATH": str(REPOSITORY)}
-    left = tmp_path / f".x.hdf5.{os.getpid()}.partial"
     (tmp_path / "x.hdf5.lock").unlink()
     long = [*line, "--episodes", "100000"]
     process = subprocess.Popen(long, cwd=tmp_path, env=env, text=True, stderr=subprocess.PIPE)
@@ -364,7 +369,7 @@ def test_stopped_it_keeps_nothing_and_the_same_command_starts_again(tmp_path, si
     assert process.returncode == (130 if signum == signal.SIGINT else -9) and path.read_bytes() == before
     if signum == signal.SIGINT:
         assert "interrupted:" in said and "is as it was" in said and "Traceback" not in said
-    left.write_bytes(b"half")
+    assert (tmp_path / ".x.hdf5.partial").exists() == (signum == signal.SIGKILL)
     done = subprocess.run([*line, "--episodes", "2"], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0 and len(read_arrays(path)["episodes/row"]) == 3, done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.hdf5", "x.hdf5.lock"]

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Annotated
 
 import gymnasium
+import imageio_ffmpeg
 import numpy as np
 import tyro
 from tqdm import tqdm
@@ -190,7 +191,7 @@ def record(task: Task, policy: str | Act, key: tuple[int, ...], start: int, nois
     if fault:
         raise InputError(f"--env {task.env}: {fault}, in the episode of reset(seed={start}); correct the environment")
     if video is not None:
-        write_video(video, [*frames, sim.render()])
+        film(video, [*frames, sim.render()])
     actions, rewards, successes, terminals = zip(*rows, strict=True)
     said = any(value is not None for value in successes)
     columns = {"action": actions, "reward": rewards, "success": [value or 0.0 for value in successes] if said else None,
@@ -198,6 +199,18 @@ def record(task: Task, policy: str | Act, key: tuple[int, ...], start: int, nois
     columns = {name: None if x is None else np.append(x, np.zeros_like(x[:1]), 0).astype(np.float32)
                for name, x in columns.items()}  # fmt: skip
     return {"obs": np.float32(seen), "outside": outside} | columns
+
+
+def film(path: Path, frames: list[np.ndarray]) -> None:
+    """Write a video of whole frames. InputError: it has fewer; ffmpeg does not tell of a full disk."""
+    write_video(path, frames)
+    try:
+        written = imageio_ffmpeg.count_frames_and_secs(str(path))[0]
+    except Exception:  # not even a video
+        written = 0
+    if written != len(frames):
+        raise InputError(f"--video: {written} of {len(frames)} frames were written to {path}; is the disk full? Make "
+                         "room there, or choose another --out")  # fmt: skip
 
 
 def replay_gap(task: Task, episode: Episode) -> float:
@@ -249,18 +262,18 @@ def joined(old: dict[str, np.ndarray], parts: list[dict], seeds: list[int], poli
     return {name: np.concatenate([old.get(name, blank), x]) if old else x for name, x in new.items()}
 
 
-def move_videos(made: Path, folder: Path) -> None:
-    """Put the videos of episodes whose file is about to be written where they belong."""
-    folder.mkdir(exist_ok=True)
-    for video in made.iterdir():
-        video.replace(folder / video.name)
-    made.rmdir()
+def put(made: Path, out: Path) -> None:
+    """Move what was written into the folder `made` where it belongs: the file last, so that its videos are there."""
+    for video in made.glob("*.webm"):
+        videos_of(out).mkdir(exist_ok=True)
+        video.replace(videos_of(out) / video.name)
+    (made / out.name).replace(out)
 
 
 def record_all(args: RecordArgs, task: Task, policies: list[str | Act], workers: Workers) -> list[int]:
     """Record, and write --out. Returns the steps at which each policy's actions were out of bounds."""
     protocol = protocol_of(args, task)
-    old, made = read_old(args, task, protocol), args.out.with_name(f".{args.out.name}.videos.partial")
+    old, made = read_old(args, task, protocol), args.out.with_name(f".{args.out.name}.partial")
     number = [protocol["policies"].index(name) for name in args.policies]
     known, seeds = old.get("episodes/policy", np.zeros(0)), old.get("episodes/seed", np.zeros(0))
     first = len(np.unique(seeds)) if np.isin(number, known).any() else 0  # policies that are new share the old starts
@@ -272,16 +285,17 @@ def record_all(args: RecordArgs, task: Task, policies: list[str | Act], workers:
             key = (RECORD, args.seed, number[k], first + i)
             jobs.append((task, policy, key, start, args.noise, args.reward, video))
             where.append((k, i))
+    shutil.rmtree(made, ignore_errors=True)  # left by a kill
     try:
+        made.mkdir()
         with tqdm(total=len(jobs), desc=f"recording {args.out.name}", unit="episode", disable=None) as bar:
             done = dict(zip(where, workers.run(record, jobs, lambda _: bar.update()), strict=True))
         order = sorted(done)  # by policy, then by start
         starts = {place: job[3] for place, job in zip(where, jobs, strict=True)}
         arrays = joined(old, [done[place] for place in order], [starts[place] for place in order],
                         [number[k] for k, _ in order], args.reward)  # fmt: skip
-        if args.video:
-            move_videos(made, videos_of(args.out))
-        write_hdf5(args.out, arrays, protocol)
+        write_hdf5(made / args.out.name, arrays, protocol)
+        put(made, args.out)
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return [sum(done[k, i]["outside"] for i in range(args.episodes)) for k in range(len(policies))]
@@ -301,8 +315,6 @@ def main(args: RecordArgs) -> None:
             if args.video:
                 require_rendering(workers, task, "--video")
             with locked(args.out, workers.stop, "--out"):
-                for left in args.out.parent.glob(f".{args.out.name}.*partial"):  # by a kill
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
                 outside = record_all(args, task, policies, workers)
         except Interrupted:
             print(f"interrupted: {args.out} is as it was", file=sys.stderr)

@@ -162,6 +162,8 @@ class MinariSuite(Suite):
 
     def replay(self, sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
         """Beneath the wrapper that rescales actions: rescaled and clipped ones would lead elsewhere in the end."""
+        while not isinstance(sim, gymnasium.wrappers.RescaleAction):
+            sim = sim.env
         yield from super().replay(sim.env, dataclasses.replace(episode, action=episode.state["action"]), first)
 
 
