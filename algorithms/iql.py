@@ -317,8 +317,9 @@ def make_update(args: Args):
 # ---------------------------------------------------------------- training
 def require_rewards(pairs: PreferenceBuffer, replay: ReplayBuffer | None) -> None:
     """Raises InputError where there is nothing to learn from."""
-    if replay is None and pairs.reward is None:
-        raise InputError(f"{ALGORITHM} needs rewards and these pairs hold none; try --use-replay")
+    if (pairs if replay is None else replay).reward is None:
+        what = "these pairs hold none; try --use-replay" if replay is None else "this dataset holds none"
+        raise InputError(f"{ALGORITHM} needs rewards and {what}")
 
 
 def train(args: Args) -> dict:

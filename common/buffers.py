@@ -98,7 +98,7 @@ class ReplayBuffer:
     """Transitions of the offline dataset.
 
     Args:
-        obs, next_obs: (T, O), action: (T, A), reward: (T,).
+        obs, next_obs: (T, O), action: (T, A), reward: (T,) or None.
         terminal: (T,) 1 where the episode ended in a terminal state; a time limit is none.
     """
 
@@ -106,7 +106,7 @@ class ReplayBuffer:
         def tensor(x) -> Tensor:
             return torch.as_tensor(x, dtype=torch.float32, device=device)
 
-        self.obs, self.action, self.reward = tensor(obs), tensor(action), tensor(reward)
+        self.obs, self.action, self.reward = tensor(obs), tensor(action), None if reward is None else tensor(reward)
         self.next_obs, self.terminal, self.device = tensor(next_obs), tensor(terminal), torch.device(device)
 
     def __len__(self) -> int:
@@ -116,7 +116,7 @@ class ReplayBuffer:
         """Batches of `size` = R transitions from update `step` on, uniform with replacement, without end.
 
         Yields:
-            obs, next_obs (S, R, O), action (S, R, A), reward, terminal (S, R).
+            obs, next_obs (S, R, O), action (S, R, A), terminal (S, R); reward (S, R), where the data hold it.
         """
         chunk, skip = divmod(step, REPLAY_CHUNK)
         while True:
@@ -127,10 +127,9 @@ class ReplayBuffer:
             rows = torch.as_tensor(np.stack(draws), device=self.device)
             for i in range(skip, REPLAY_CHUNK):
                 r = rows[:, i]
-                yield {
-                    "obs": take(self.obs, r), "action": take(self.action, r), "next_obs": take(self.next_obs, r),
-                    "reward": rewards_of(self.reward, r), "terminal": take(self.terminal, r),
-                }  # fmt: skip
+                batch = {"obs": take(self.obs, r), "action": take(self.action, r), "next_obs": take(self.next_obs, r),
+                         "terminal": take(self.terminal, r)}  # fmt: skip
+                yield batch if self.reward is None else batch | {"reward": rewards_of(self.reward, r)}
             chunk, skip = chunk + 1, 0
 
 

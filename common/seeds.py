@@ -8,13 +8,15 @@ the start of an episode    the environment, seed_of(seed, update, episode); of s
 an episode of a dataset    numpy, [seed, episode]; its starts: seed_of(seed, episode, 0 or 1); of all seeds but 0, which
                            what is published was made with, DATASET stands ahead
 pairs that people label    numpy, [LABELS, seed, what is drawn]
+a recorded episode         numpy, [RECORD, seed, policy, episode, ...]; its start: seed_of(RECORD, seed, episode, 0),
+                           the same for every policy
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-PAIRS, REPLAY, NOISE, LABELS, EVALUATION, DATASET = 1, 2, 3, 4, 5, 6
+PAIRS, REPLAY, NOISE, LABELS, EVALUATION, DATASET, RECORD = 1, 2, 3, 4, 5, 6, 7
 """streams: one key each, so that no two share their draws"""
 
 

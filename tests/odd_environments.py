@@ -180,3 +180,124 @@ class Nested(gymnasium.Env):
 
 
 gymnasium.register("Nested-v0", Nested, max_episode_steps=9)
+
+
+# ---------------------------------------------------------------- recorded by tools.record
+XML = """
+<mujoco>
+  <visual><global offwidth="64" offheight="64"/></visual>
+  <worldbody>
+    <light pos="0 0 3"/><camera name="above" pos="0 0 3"/>
+    <geom type="plane" size="1 1 .1"/>
+    <body>
+      <joint name="x" type="slide" axis="1 0 0" damping="1"/><joint name="y" type="slide" axis="0 1 0" damping="1"/>
+      <geom type="sphere" size=".2" mass="1" rgba="1 0 0 1" contype="0" conaffinity="0"/>
+    </body>
+  </worldbody>
+  <actuator><motor joint="x" gear="10"/><motor joint="y" gear="10"/></actuator>
+</mujoco>
+"""
+
+
+class Disc(gymnasium.Env):
+    """A disc in MuJoCo that thrusters push to the centre: Dict observations, actions in [0, 2], where 1 is no push.
+    Episodes have 30 steps, and end at the edge of the table."""
+
+    def __init__(self, render_mode=None):
+        import mujoco
+
+        self.render_mode, self.mujoco = render_mode, mujoco
+        self.model = mujoco.MjModel.from_xml_string(XML)
+        self.data, self.renderer = mujoco.MjData(self.model), None
+        self.action_space = Box(0, 2, (2,), np.float32)
+        self.observation_space = Dict(place=Box(-np.inf, np.inf, (2,)), velocity=Box(-np.inf, np.inf, (2,)))
+
+    def _obs(self):
+        return {"velocity": self.data.qvel.copy(), "place": self.data.qpos.copy()}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.mujoco.mj_resetData(self.model, self.data)
+        self.data.qpos[:] = self.np_random.uniform(-0.9, 0.9, 2)
+        self.mujoco.mj_forward(self.model, self.data)
+        return self._obs(), {}
+
+    def step(self, action):
+        self.data.ctrl[:] = np.clip(action, 0, 2) - 1
+        self.mujoco.mj_step(self.model, self.data, nstep=20)
+        away = float(np.abs(self.data.qpos).max())
+        return self._obs(), -away, away > 1, False, {"success": away < 0.1} if away < 0.5 else {}
+
+    def render(self):
+        self.renderer = self.renderer or self.mujoco.Renderer(self.model, 64, 64)
+        self.renderer.update_scene(self.data, "above")
+        return self.renderer.render()
+
+
+class Forgetful(Disc):
+    """Its start is not a function of the seed."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.data.qpos[:] = np.random.default_rng().uniform(-0.8, 0.8, 2)
+        self.mujoco.mj_forward(self.model, self.data)
+        return self._obs(), {}
+
+
+for kind in (Disc, Forgetful):
+    gymnasium.register(f"{kind.__name__}-v0", kind, max_episode_steps=30)
+gymnasium.register("Endless-v0", Disc)
+
+
+class Drunk:
+    """Towards the centre, with an error that it draws at each reset from a generator of its own, and at each step."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+
+    def reset(self):
+        self.turn, self.steps = self.rng.normal(0, 0.5), 0
+
+    def __call__(self, obs):  # [place, velocity]: in the order of the space
+        self.steps += 1
+        assert self.steps <= 30 and obs.shape == (4,)
+        cos, sin = np.cos(self.turn), np.sin(self.turn)
+        push = -np.array([[cos, -sin], [sin, cos]]) @ (2 * obs[:2] + obs[2:]) + 0.1 * self.rng.normal(size=2)
+        return (push.clip(-1, 1) + 1).astype(np.float32)
+
+
+def still(obs):
+    return np.ones(2)
+
+
+def dice(obs):
+    """By numpy's own generator, which all of a process share."""
+    return np.random.uniform(0, 2, 2)
+
+
+def far(obs):
+    return np.array([3.0, 1.0])
+
+
+def flat(obs):
+    return np.ones(3)
+
+
+def nan(obs):
+    return np.array([np.nan, 1.0])
+
+
+def broken(obs):
+    return [1 / 0, 1.0]
+
+
+def two(obs, more):
+    return np.ones(2)
+
+
+class Needy:
+    def __init__(self, path):
+        self.path = path
+
+
+number = 7

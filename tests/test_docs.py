@@ -163,12 +163,13 @@ def example(tmp_path_factory):
     folder = tmp_path_factory.mktemp("example")
     for block in blocks(DATA, "python"):
         (folder / block.splitlines()[0].removeprefix("# ")).write_text(block)
-    said = ""
-    for script in ("make_pairs.py", "make_dataset.py"):
-        done = subprocess.run([sys.executable, script], **environment(folder / "data", folder))
+    options = environment(folder / "data", folder)
+    options["env"]["PYTHONPATH"] = str(REPOSITORY)
+    first = next(words for words in commands(DATA) if "tools.record" in words)
+    for words in (first[1:], ["by_hand.py"]):
+        done = subprocess.run([sys.executable, *words], **options)
         assert done.returncode == 0, done.stderr
-        said += done.stdout
-    return folder, *map(float, re.search(r"good (\S+), bad (\S+)", said).groups())
+    return folder, *map(float, re.search(r"good (\S+), bad (\S+)", done.stdout).groups())
 
 
 def documented(script: str, flag: str) -> list[str]:
@@ -188,11 +189,14 @@ def test_an_environment_of_ones_own_learns(example):
     assert last > (good + bad) / 2, (last, good, bad)
 
 
-@pytest.mark.parametrize("script", ["iql", "ipl_iql"])
-def test_trajectories_of_ones_own_are_read(example, script):
+@pytest.mark.parametrize(("script", "dataset"), [("iql", "data.hdf5"), ("ipl_iql", "data.hdf5"),
+                                                 ("ipl_iql", "data/mine.hdf5")])  # fmt: skip
+def test_trajectories_of_ones_own_are_read(example, script, dataset):
+    """Written by hand and recorded; of the latter the page has the labels, and here those by hand stand in."""
     folder, *_ = example
     small = "--total-steps 4 --eval-episodes 1 --hidden-sizes 8 --threads 1 --no-compile".split()
-    arguments = [*documented(script, "--dataset"), *small, "--run-dir", f"replay-{script}"]
+    shown = ["pairs.npz" if word.startswith("labels/") else word for word in documented(script, dataset)]
+    arguments = [*shown, *small, "--run-dir", f"replay-{script}-{Path(dataset).stem}"]
     done = subprocess.run(command(script, *arguments), **environment(folder / "data", folder))
     assert done.returncode == 0, done.stderr
 

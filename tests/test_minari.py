@@ -95,6 +95,22 @@ def test_the_ten_lines_of_the_docs_learn(tmp_path):
     assert final > mean
 
 
+def test_episodes_are_replayed_from_their_seeds(mine):
+    """Bit for bit: in the environment's own units, with actions at their bounds."""
+    sim, path = suites.make(mine), SUITE.dataset(mine, None, None)
+    found = SUITE.read_episodes(path, mine)
+    assert [episode.state["seed"] for episode in found] == list(range(40))
+    for episode in (found[30], found[0]):
+        assert (np.stack(list(SUITE.replay(sim, episode, 5))) == episode.obs[5:]).all() and len(episode.obs) == 200
+    sim = minari.DataCollector(gymnasium.make("Pendulum-v1"))
+    sim.reset(options={"minari_autoseed": False})
+    sim.step(sim.action_space.sample())
+    sim.create_dataset("me/unseeded-v0")
+    task = suites.resolve("minari:me/unseeded-v0")
+    with pytest.raises(InputError, match=r"1 of its 1 episodes have no seed .* tools.record --video"):
+        SUITE.read_episodes(SUITE.dataset(task, None, None), task)
+
+
 def test_relabelled_as_another_dataset(mine, tmp_path):
     options = environment(tmp_path, tmp_path)
     small = "--hidden-sizes 16 --total-steps 4 --eval-episodes 1 --threads 1 --no-compile".split()

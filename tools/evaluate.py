@@ -37,6 +37,7 @@ from common.locks import atomic
 from common.rollouts import columns, require_rendering, rollout
 from common.seeds import seed_of
 from common.suites.base import Task
+from common.suites.gym import parts_of
 from common.trees import read_saved
 from common.workers import Workers, available_cpus
 
@@ -158,14 +159,6 @@ def beneath(sim: gymnasium.Env, wrapper: type) -> gymnasium.Env:
             return inner.env
         inner = inner.env
     return sim
-
-
-def parts_of(space: gymnasium.Space, name: str = "") -> list[dict[str, str | int]]:
-    """Names, sizes and kinds of what is flattened to an observation, in order; a Discrete part is one-hot."""
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        named = space.items() if isinstance(space, spaces.Dict) else enumerate(space)
-        return [part for key, sub in named for part in parts_of(sub, f"{name}/{key}".lstrip("/"))]
-    return [{"name": name or "obs", "size": spaces.flatdim(space), "space": type(space).__name__}]
 
 
 def describe_spaces(task: Task) -> tuple[list[dict[str, str | int]], spaces.Box]:

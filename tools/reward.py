@@ -343,6 +343,10 @@ def look(run: Learned, args: RewardArgs) -> Measured:
         if not paths:
             continue
         t = read_transitions(paths, run.task)
+        if t.reward is None:
+            print(f"{listed(paths)}: no correlation: it holds no rewards")
+            t = None
+            continue
         learned = reward_of(run, t)
         episodes = [slice(a, b) for a, b in pairwise([*first_rows(t), len(t.obs)])]
         for level, values in correlate(learned, t.reward.astype(np.float64), episodes, p.length).items():

@@ -38,6 +38,7 @@ class Task:
     max_steps: int = 0  # of --max-episode-steps; 0: the environment's own limit
     low: tuple[float, ...] = ()  # the smallest and largest actions in the environment's own units; (): -1 and 1
     high: tuple[float, ...] = ()
+    keys: tuple[str, ...] = ()  # names of what its observations are flattened from, in order, where they are several
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Transitions:
 
     obs: np.ndarray  # (T, O)
     action: np.ndarray  # (T, A)
-    reward: np.ndarray  # (T,)
+    reward: np.ndarray | None  # (T,), where the file holds it
     next_obs: np.ndarray  # (T, O)
     terminal: np.ndarray  # (T,)
 
@@ -96,8 +97,10 @@ class Episode:
 
     obs: np.ndarray  # (n, O)
     action: np.ndarray  # (n, A)
-    reward: np.ndarray  # (n,)
+    reward: np.ndarray | None  # (n,), where it was recorded
     state: dict[str, np.ndarray | int | str]  # what its suite's `replay` places the simulator by
+    success: bool | None = None  # whether any step had one, where it was recorded
+    policy: int | None = None  # which of several it is of, where the file says
 
 
 @functools.cache
@@ -287,11 +290,11 @@ def pairs_by_index(labels: Labels, files: list[Path], path: Path, rows: Preferen
 
 # ---------------------------------------------------------------- what is in them
 def describe_episodes(lengths: list[int], returns: list[float]) -> list[str]:
-    """Number, lengths and returns of episodes, a fact a line."""
-    return [
-        f"{len(lengths)} episodes of {min(lengths)} to {max(lengths)} steps, {sum(lengths)} in all",
-        f"returns {min(returns):.1f} to {max(returns):.1f}, mean {np.mean(returns):.1f}",
-    ]
+    """Number, lengths and, where there are any, returns of episodes, a fact a line."""
+    lines = [f"{len(lengths)} episodes of {min(lengths)} to {max(lengths)} steps, {sum(lengths)} in all"]
+    if returns:
+        lines.append(f"returns {min(returns):.1f} to {max(returns):.1f}, mean {np.mean(returns):.1f}")
+    return lines
 
 
 def describe_pairs(p: Preferences) -> list[str]:

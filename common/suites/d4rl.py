@@ -28,7 +28,7 @@ from common.suites.base import (
     released_by_ipl,
     require,
 )
-from common.suites.suite import Suite
+from common.suites.suite import Suite, or_rows
 
 HOSTS = ("https://huggingface.co/datasets/imone/D4RL/resolve/main",
          "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2")  # fmt: skip
@@ -128,7 +128,6 @@ class D4RLSuite(Suite):
             env: released_by_ipl(f"preference_transformer/{name}", blob) for env, (name, blob) in RELEASED.items()
         },
     }
-    REPLAYS = True
 
     def names(self) -> list[str]:
         return [f"{task}-{kind}-v2" for task in SIMS for kind in ("medium", "medium-replay", "medium-expert")]
@@ -156,6 +155,7 @@ class D4RLSuite(Suite):
         name = f"{task.env.removesuffix('-v2').replace('-', '_')}-v2.hdf5"
         return Remote(f"d4rl/{name}", tuple(f"{host}/{name}" for host in HOSTS))
 
+    @or_rows
     def read_transitions(self, path: Path, task: Task) -> Transitions:
         """Like D4RL's `qlearning_dataset`: a time limit ends an episode without a terminal state, and that step, whose
         next observation is another episode's, is left out, as is the file's last one. Unlike it, a step that is
@@ -168,6 +168,7 @@ class D4RLSuite(Suite):
         follows = np.where(terminal[keep], keep, keep + 1)
         return Transitions(obs[keep], action[keep], reward[keep], obs[follows], terminal[keep].astype(np.float32))
 
+    @or_rows
     def write_rewards(self, path: Path, task: Task, target: str, reward: np.ndarray, made: dict) -> None:
         """Steps that `read_transitions` leaves out get 0."""
         _, _, column, terminal, timeout = read_raw(path, task)
@@ -175,6 +176,7 @@ class D4RLSuite(Suite):
         column[kept(terminal, timeout)] = reward
         copy_with_rewards(path, target, {"rewards": column}, made)
 
+    @or_rows
     def describe(self, path: Path, task: Task) -> list[str]:
         """In the file's own rewards; those of pairs are scaled, see `read_raw`."""
         raw = read_arrays(path, lambda name: name == "rewards")["rewards"].astype(np.float64)
@@ -186,6 +188,7 @@ class D4RLSuite(Suite):
     def segment(self, task: Task) -> int:
         return 100  # as long as those that people labelled
 
+    @or_rows
     def read_pairs(self, path: Path, task: Task) -> Preferences:
         return pairs_of_transitions(path, self.read_transitions(path, task), self.segment(task))
 
@@ -196,6 +199,7 @@ class D4RLSuite(Suite):
         rows = Preferences(obs[keep], action[keep], np.empty((0, 2)), np.empty(0), labels.segment, reward[keep])
         return pairs_by_index(labels, files, path, rows, episode)
 
+    @or_rows
     def read_episodes(self, path: Path, task: Task) -> list[Episode]:
         obs, action, reward, terminal, timeout = read_raw(path, task)
         ends = np.append(np.flatnonzero((terminal | timeout)[:-1]) + 1, len(obs))
@@ -206,6 +210,9 @@ class D4RLSuite(Suite):
         """From the observations, which lack only the position along the track: it is the sum of the speeds. (The
         `infos` of some files belong to other steps: github.com/Farama-Foundation/D4RL/issues/100.)
         """
+        if episode.state:  # tools.record's
+            yield from super().replay(sim, episode, first)
+            return
         sim.reset()
         target, position = sim.unwrapped, 0.0
         for obs in episode.obs[first:].astype(np.float64):

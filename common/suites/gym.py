@@ -50,7 +50,9 @@ class GymSuite(Suite):
     def find(self, env: str, max_steps: int) -> Task:
         """Makes the environment once and reads its spaces."""
         sim = _make(env, False, max_steps)
-        return Task("gym", env, *sizes(env, sim, max_steps), max_steps, *bounds(sim.action_space))
+        space = sim.observation_space
+        keys = tuple(part["name"] for part in parts_of(space)) if isinstance(space, Dict | Tuple) else ()
+        return Task("gym", env, *sizes(env, sim, max_steps), max_steps, *bounds(sim.action_space), keys)
 
     def make(self, task: Task, render: bool = False) -> gymnasium.Env:
         return wrap(_make(task.env, render, task.max_steps))
@@ -132,6 +134,14 @@ def flattens(space: gymnasium.Space) -> bool:
         return all(map(flattens, space.values() if isinstance(space, Dict) else space))
     image = isinstance(space, Box) and len(space.shape) >= 2 and space.dtype == np.uint8
     return isinstance(space, Box | Discrete | MultiBinary | MultiDiscrete) and not image
+
+
+def parts_of(space: gymnasium.Space, name: str = "") -> list[dict[str, str | int]]:
+    """Names, sizes and kinds of what is flattened to an observation, in order; a Discrete part is one-hot."""
+    if isinstance(space, Dict | Tuple):
+        named = space.items() if isinstance(space, Dict) else enumerate(space)
+        return [part for key, sub in named for part in parts_of(sub, f"{name}/{key}".lstrip("/"))]
+    return [{"name": name or "obs", "size": gymnasium.spaces.flatdim(space), "space": type(space).__name__}]
 
 
 def wrap(sim: gymnasium.Env) -> gymnasium.Env:

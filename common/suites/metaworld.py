@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
@@ -41,7 +41,7 @@ from common.suites.base import (
     segment_returns,
     warn,
 )
-from common.suites.suite import Suite, episodes_of, read_rows
+from common.suites.suite import Suite, as_episodes, by_kind, read_rows
 
 TASKS = (
     "assembly basketball bin-picking box-close button-press button-press-topdown button-press-topdown-wall "
@@ -73,7 +73,6 @@ SEGMENT, GAMMA = 25, 0.99  # length and label discount of the preference segment
 class MetaWorldSuite(Suite):
     LABELS: ClassVar = {"released": {f"{task}-v2": released_by_ipl(f"metaworld/{task}_10000.npz", blob)
                                      for task, blob in RELEASED.items()}}  # fmt: skip
-    REPLAYS = True
 
     def names(self) -> list[str]:
         return [f"{task}-v2{end}" for end in ("", SEEN) for task in TASKS]
@@ -89,6 +88,14 @@ class MetaWorldSuite(Suite):
     def make(self, task: Task, render: bool = False) -> gymnasium.Env:
         return MetaWorld(task.env, render)
 
+    def scripted(self, task: Task, sim: gymnasium.Env) -> Callable[[np.ndarray], np.ndarray]:
+        """MetaWorld's own policy, which sees the goal that observations hide."""
+        from metaworld.policies import ENV_POLICY_MAP
+
+        warnings.filterwarnings("ignore", message="Constant.s. may be too high")  # they overshoot by design
+        policy, target = ENV_POLICY_MAP[hidden(task.env).replace("-v2", "-v3")](), sim.unwrapped
+        return lambda obs: policy.get_action(np.append(obs[:-3], target.sim._get_pos_goal()))
+
     def dataset(self, task: Task, folder: Path, workers, recipe: Recipe = Recipe()) -> Path:  # noqa: B008 (frozen)
         what = f"episodes-{recipe.episodes}_noise-{recipe.noise:g}_pairs-{recipe.pairs}_seed-{recipe.seed}"
         path = folder / "metaworld" / f"{task.env}_{what}.hdf5"
@@ -99,14 +106,7 @@ class MetaWorldSuite(Suite):
         arrays, whole = read_rows(path, task), super().describe(path, task)
         if not {"episodes/kind", "success"} <= arrays.keys():
             return whole
-        lines, steps = [f"{'kind':8} episodes  success  length   return"], episodes_of(arrays)
-        for k, kind in enumerate(KINDS):
-            chosen = np.flatnonzero(arrays["episodes/kind"] == k)
-            length = arrays["episodes/length"][chosen]
-            success = np.mean([arrays["success"][steps[i]].max() for i in chosen])
-            returns = np.mean([arrays["reward"][steps[i]].sum() for i in chosen])
-            lines.append(f"{kind:8} {len(chosen):8} {success:8.2f} {length.mean():7.1f} {returns:8.1f}")
-        return [*lines, *whole]
+        return [*by_kind(arrays, "kind", list(KINDS), arrays["episodes/kind"]), *whole]
 
     def hint(self, path: Path, p: Preferences, task: Task) -> None:
         seen, shown = task.env.endswith(SEEN), bool(p.obs[:, -3:].any())
@@ -118,25 +118,13 @@ class MetaWorldSuite(Suite):
         return SEGMENT
 
     def read_episodes(self, path: Path, task: Task) -> list[Episode]:
-        """Of a dataset that `build` wrote: each is replayed from its seed.
-
-        Raises:
-            InputError: the file does not say its seed.
-        """
+        """Of a dataset that `build` wrote, too: its protocol's seed gives that of each episode."""
         arrays = read_rows(path, task)
         seed = arrays["protocol"].get("seed")
-        if not isinstance(seed, int):
-            raise InputError(f"{path}: names no seed to replay its episodes from; take one that tools.dataset built")
-        return [Episode(arrays["obs"][part], arrays["action"][part], arrays["reward"][part],
-                        {"seed": seed_of(*of_dataset(seed, number, 0))})
-                for number, part in enumerate(episodes_of(arrays))]  # fmt: skip
-
-    def replay(self, sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
-        obs = sim.reset(seed=episode.state["seed"])[0]
-        for t, action in enumerate(episode.action):
-            if t >= first:
-                yield obs
-            obs = sim.step(action)[0]
+        if "episodes/seed" in arrays or not isinstance(seed, int):
+            return super().read_episodes(path, task)
+        seeds = (seed_of(*of_dataset(seed, number, 0)) for number in range(len(arrays["episodes/row"])))
+        return as_episodes(arrays, [{"seed": number} for number in seeds])
 
 
 # ---------------------------------------------------------------- the environment

@@ -5,11 +5,13 @@ A dataset knows its environment, which is any that Gymnasium can make: the id of
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import re
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
@@ -25,6 +27,7 @@ from common.suites import gym
 from common.suites.base import (
     ACTION_LIMIT,
     PAIRS,
+    Episode,
     Preferences,
     Recipe,
     Task,
@@ -140,6 +143,28 @@ class MinariSuite(Suite):
         obs, action, reward = map(np.concatenate, columns)
         start, label = draw_pairs(length, row, reward, PAIRS, 0, steps, 1.0)
         return Preferences(obs, action, start, label, steps, reward)
+
+    def read_episodes(self, path: Path, task: Task) -> list[Episode]:
+        """Each is replayed from the seed that Minari keeps, by its actions in the environment's own units.
+
+        Raises:
+            InputError: some have no seed.
+        """
+        data = open_dataset(task.env)
+        seeds = [episode.get("seed") for episode in data.storage.get_episode_metadata(data.episode_indices)]
+        if missing := sum(seed is None for seed in seeds):
+            raise InputError(f"{path}: {missing} of its {len(seeds)} episodes have no seed to be replayed from; record "
+                             "with reset(seed=...), or with python -m tools.record --video")  # fmt: skip
+        actions = [np.asarray(episode.actions) for episode in data.iterate_episodes()]
+        columns = zip(read_columns(path, task), seeds, actions, strict=True)
+        return [Episode(obs[:-1], action, reward, {"seed": seed, "action": own})
+                for (obs, action, reward, _), seed, own in columns]  # fmt: skip
+
+    def replay(self, sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
+        """Beneath the wrapper that rescales actions: rescaled and clipped ones would lead elsewhere in the end."""
+        while not isinstance(sim, gymnasium.wrappers.RescaleAction):
+            sim = sim.env
+        yield from super().replay(sim.env, dataclasses.replace(episode, action=episode.state["action"]), first)
 
 
 # ---------------------------------------------------------------- the dataset and its environment

@@ -31,7 +31,7 @@ from common.suites.base import (
     require,
     warn,
 )
-from common.suites.suite import Suite
+from common.suites.suite import Suite, or_rows
 
 SIMS = {"lift": "Lift", "can": "PickPlaceCan", "square": "NutAssemblySquare"}
 """task: robosuite's name"""
@@ -68,7 +68,6 @@ class RobomimicSuite(Suite):
     LABELS: ClassVar = {whose: {env: released_by_ipl(f"preference_transformer/{name}", blob)
                                 for env, (name, blob) in files.items()}
                         for whose, files in (("human", HUMAN), ("released", RELEASED))}  # fmt: skip
-    REPLAYS = True
 
     def names(self) -> list[str]:
         return [f"{task}-{kind}" for task in SIMS for kind in ("ph", "mh")]
@@ -93,6 +92,7 @@ class RobomimicSuite(Suite):
         urls = dict.fromkeys((url.replace("http://", "https://"), url))
         return Remote(f"robomimic/{name}/{kind}/low_dim_v141.hdf5", tuple(urls))
 
+    @or_rows
     def read_transitions(self, path: Path, task: Task) -> Transitions:
         """Robomimic's low-dimensional HDF5. Demonstrations in the file's order; rewards as they are, 1 for success.
 
@@ -106,6 +106,7 @@ class RobomimicSuite(Suite):
             parts.append([column[keep] for column in columns])
         return Transitions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
+    @or_rows
     def write_rewards(self, path: Path, task: Task, target: str, reward: np.ndarray, made: dict) -> None:
         """Steps that `read_transitions` leaves out get 0."""
         arrays, columns, begin = read_arrays(path, lambda name: name.endswith("/dones")), {}, 0
@@ -116,6 +117,7 @@ class RobomimicSuite(Suite):
             columns[name.replace("/dones", "/rewards")] = column
         copy_with_rewards(path, target, columns, made)
 
+    @or_rows
     def describe(self, path: Path, task: Task) -> list[str]:
         rewards = [demo["reward"] for demo in read_demos(path, task, ())]
         episodes = describe_episodes([len(reward) for reward in rewards], [float(reward.sum()) for reward in rewards])
@@ -125,9 +127,11 @@ class RobomimicSuite(Suite):
     def segment(self, task: Task) -> int:
         return SEGMENT[task.env.split("-")[1]]
 
+    @or_rows
     def read_pairs(self, path: Path, task: Task) -> Preferences:
         return pairs_of_transitions(path, self.read_transitions(path, task), self.segment(task))
 
+    @or_rows
     def read_episodes(self, path: Path, task: Task) -> list[Episode]:
         return [Episode(demo["obs"], demo["action"], demo["reward"],
                         {"states": check(path, "states", demo["states"], (len(demo["obs"]), None)),
@@ -136,6 +140,9 @@ class RobomimicSuite(Suite):
 
     def replay(self, sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
         """As robomimic's `reset_to`."""
+        if "seed" in episode.state:  # tools.record's
+            yield from super().replay(sim, episode, first)
+            return
         target = sim.unwrapped
         target.reset(seed=0)
         target.sim.reset_from_xml_string(target.sim.edit_model_xml(episode.state["model_file"]))

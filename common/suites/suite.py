@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import gymnasium
+import h5py
 import numpy as np
 
 from common.arrays import read_arrays, write_hdf5
@@ -15,6 +17,7 @@ from common.download import Remote, download
 from common.errors import InputError
 from common.locks import build_once
 from common.suites.base import (
+    PAIRS,
     SCHEMA,
     Episode,
     Labels,
@@ -27,6 +30,7 @@ from common.suites.base import (
     check_labels,
     describe_episodes,
     describe_pairs,
+    draw_pairs,
     hint_at_units,
     require,
     require_target,
@@ -40,8 +44,6 @@ class Suite(abc.ABC):
 
     LABELS: ClassVar[dict[str, dict[str, Labels]]] = {}
     """whose labels ("human", "crowd", ...) -> canonical id -> their files"""
-    REPLAYS: ClassVar[bool] = False
-    """whether there are `read_episodes` and `replay`"""
 
     # ---------------------------------------------------------------- the environment
     def names(self) -> list[str]:
@@ -70,6 +72,10 @@ class Suite(abc.ABC):
         """The return as D4RL normalises it: 0 for its random policy, 100 for its expert; None where there is none."""
         return None
 
+    def scripted(self, task: Task, sim: gymnasium.Env) -> Callable[[np.ndarray], np.ndarray]:
+        """The task's scripted policy, acting in `sim`: obs (O,) -> action (A,). InputError: it has none."""
+        raise InputError(f"--policies scripted: {task.env} has no scripted policy; name your own as module:function")
+
     # ---------------------------------------------------------------- the offline dataset
     def remote(self, task: Task) -> Remote | None:
         """Where others host the dataset."""
@@ -94,11 +100,11 @@ class Suite(abc.ABC):
         """
         arrays = read_rows(path, task)
         step = steps_of(arrays)
-        obs, reward, terminal = arrays["obs"], arrays["reward"][step], arrays.get("terminal")
+        obs, reward, terminal = arrays["obs"], arrays.get("reward"), arrays.get("terminal")
         if terminal is not None:
             terminal = check(path, "terminal", terminal, (len(obs),), 0, 1)[step].astype(np.float32)
-        return Transitions(obs[step], arrays["action"][step], reward, obs[step + 1],
-                           np.zeros_like(reward) if terminal is None else terminal)  # fmt: skip
+        return Transitions(obs[step], arrays["action"][step], None if reward is None else reward[step], obs[step + 1],
+                           np.zeros(len(step), np.float32) if terminal is None else terminal)  # fmt: skip
 
     def write_rewards(self, path: Path, task: Task, target: str, reward: np.ndarray, made: dict) -> None:
         """A copy of the dataset with other rewards (T,), those of `read_transitions`; `made`: how, into its attributes.
@@ -112,10 +118,12 @@ class Suite(abc.ABC):
         write_hdf5(new, arrays | {"reward": column}, protocol)
 
     def describe(self, path: Path, task: Task) -> list[str]:
-        """The dataset in a few lines: its episodes, and its pairs where there are some."""
+        """The dataset in a few lines: its episodes, by policy where tools.record wrote it, and its pairs if any."""
         arrays = read_rows(path, task)
-        returns = [arrays["reward"][part].sum() for part in episodes_of(arrays)]
-        lines = describe_episodes(arrays["episodes/length"].tolist(), returns)
+        names, policy = arrays["protocol"].get("policies"), arrays.get("episodes/policy")
+        lines = [] if names is None or policy is None else by_kind(arrays, "policy", names, policy)
+        returns = [arrays["reward"][part].sum() for part in episodes_of(arrays)] if "reward" in arrays else []
+        lines += describe_episodes(arrays["episodes/length"].tolist(), returns)
         return lines + (describe_pairs(self.read_pairs(path, task)) if "preferences/start" in arrays else [])
 
     # ---------------------------------------------------------------- pairs
@@ -127,12 +135,15 @@ class Suite(abc.ABC):
         return 25
 
     def read_pairs(self, path: Path, task: Task) -> Preferences:
-        """Pairs labelled from the dataset's rewards: preferences/start (P, 2) and preferences/label (P,).
+        """Pairs labelled from the dataset's rewards: preferences/start (P, 2) and preferences/label (P,), or, of what
+        tools.record wrote, PAIRS that are drawn here and labelled by their summed rewards.
 
         Raises:
             InputError: there are none, or a segment crosses an episode's end.
         """
         arrays = read_rows(path, task)
+        if "episodes/seed" in arrays and "preferences/start" not in arrays:
+            return self._draw(path, task, arrays)
         require(path, arrays, ("preferences/start", "preferences/label"))
         length = arrays["protocol"].get("segment", self.segment(task))
         if not isinstance(length, int) or not 1 <= length <= len(arrays["obs"]):
@@ -148,7 +159,17 @@ class Suite(abc.ABC):
             raise InputError(f"{path}: {(~inside).sum()} segments of {length} steps from 'preferences/start' cross an "
                              "episode's end; draw first rows from row to row + length - steps")  # fmt: skip
         gamma = float(arrays["protocol"].get("gamma", 1.0))
-        return Preferences(arrays["obs"], arrays["action"], start, label, length, arrays["reward"], gamma)
+        return Preferences(arrays["obs"], arrays["action"], start, label, length, arrays.get("reward"), gamma)
+
+    def _draw(self, path: Path, task: Task, arrays: dict[str, np.ndarray]) -> Preferences:
+        if "reward" not in arrays:
+            raise InputError(f"{path}: holds no rewards to label pairs by; label some with python -m tools.label, and "
+                             "name them with --preferences FILE")  # fmt: skip
+        length, row, steps = arrays["episodes/length"], arrays["episodes/row"], self.segment(task)
+        if length.max() < steps:
+            raise InputError(f"{path}: no episode is as long as a segment, {steps} steps; train on --preferences FILE")
+        start, label = draw_pairs(length, row, arrays["reward"], PAIRS, 0, steps, 1.0)
+        return Preferences(arrays["obs"], arrays["action"], start, label, steps, arrays["reward"])
 
     def read_labels(self, labels: Labels, files: list[Path], path: Path, task: Task) -> Preferences:
         """The pairs of `files` where labels are by index: rows of the dataset `path`.
@@ -160,19 +181,37 @@ class Suite(abc.ABC):
 
     # ---------------------------------------------------------------- pictures
     def read_episodes(self, path: Path, task: Task) -> list[Episode]:
-        """The dataset's episodes, with what `replay` needs."""
-        raise InputError(f"--env {task.env}: its data hold no states to make pictures from")
+        """The dataset's episodes, with what `replay` needs: by default the seed of their `reset`, episodes/seed (E,). A
+        file beside which videos lie (see `videos_of`) needs none.
+
+        Raises:
+            InputError: it has neither.
+        """
+        arrays = read_rows(path, task)
+        number, seeds = len(arrays["episodes/row"]), arrays.get("episodes/seed")
+        if seeds is not None:
+            seeds = check(path, "episodes/seed", seeds, (number,), 0, kind=np.integer)
+        elif not videos_of(path).is_dir():
+            raise InputError(f"{path}: has no 'episodes/seed' to replay its episodes from, and no videos in "
+                             f"{videos_of(path)}; record with python -m tools.record, which keeps the seeds, or its "
+                             "--video, where seeds do not replay")  # fmt: skip
+        return as_episodes(arrays, [{}] * number if seeds is None else [{"seed": int(seed)} for seed in seeds])
 
     def replay(self, sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
         """Places the environment `sim` in the episode's states from step `first` on; `obs` (O,) of each, while
-        `sim.render()` shows it.
+        `sim.render()` shows it. By default from the seed of its `reset` and its actions.
         """
-        raise InputError("the data of this environment hold no states to make pictures from")
+        obs = sim.reset(seed=episode.state["seed"])[0]
+        for t, action in enumerate(episode.action):
+            if t >= first:
+                yield obs
+            obs = sim.step(action)[0]
 
 
 # ---------------------------------------------------------------- rows of this project's own HDF5
 def read_rows(path: Path, task: Task) -> dict[str, np.ndarray]:
-    """The checked rows of an HDF5 in the layout of docs/data.md: obs, action, reward, episodes/row, episodes/length.
+    """The checked rows of an HDF5 in the layout of docs/data.md: obs, action, episodes/row, episodes/length; reward,
+    where the file has it.
 
     An episode of n steps has n + 1 rows; the last one holds the final observation and zeros.
 
@@ -180,16 +219,22 @@ def read_rows(path: Path, task: Task) -> dict[str, np.ndarray]:
         InputError: a key is missing, a shape or number is wrong, or the file is another environment's.
     """
     arrays = read_arrays(path)
-    require(path, arrays, ("obs", "action", "reward", "episodes/row", "episodes/length"))
-    made_for, schema = arrays["protocol"].get("env", task.env), arrays["protocol"].get("schema", SCHEMA)
+    require(path, arrays, ("obs", "action", "episodes/row", "episodes/length"))
+    protocol = arrays["protocol"]
+    made_for, schema, keys = (protocol.get("env", task.env), protocol.get("schema", SCHEMA), protocol.get("keys"))
     if made_for != task.env:
         raise InputError(f"{path}: was built for {made_for}, not for {task.env}; name a file of that one")
     if schema != SCHEMA:
         raise InputError(f"{path}: has schema {schema}, this code reads {SCHEMA}; build it with this code")
+    if keys is not None and tuple(keys) != task.keys:
+        raise InputError(f"{path}: its observations are {', '.join(map(str, keys))}, those of {task.env} are "
+                         f"{', '.join(task.keys) or 'one vector'}; record it again")  # fmt: skip
     rows = len(check(path, "obs", arrays["obs"], (None, task.obs_dim)))
     arrays["action"] = check_actions(path, "action", arrays["action"], (rows, task.act_dim))
-    hint_at_units(path, arrays["action"], task)
-    check(path, "reward", arrays["reward"], (rows,))
+    if "policies" not in protocol:  # tools.record has rescaled them
+        hint_at_units(path, arrays["action"], task)
+    if "reward" in arrays:
+        check(path, "reward", arrays["reward"], (rows,))
     for name in ("episodes/row", "episodes/length"):
         if arrays[name].dtype.kind in "iu":
             arrays[name] = arrays[name].astype(np.int64)  # sums of small types would wrap
@@ -210,3 +255,61 @@ def episodes_of(arrays: dict[str, np.ndarray]) -> list[slice]:
 def steps_of(arrays: dict[str, np.ndarray]) -> np.ndarray:  # -> (T,)
     """Those of `episodes_of`, one after the other."""
     return np.concatenate([np.arange(part.start, part.stop) for part in episodes_of(arrays)])
+
+
+def videos_of(path: Path) -> Path:
+    """Where videos of a dataset's episodes lie, one frame a step: episode-0.webm, or .mp4, and so on."""
+    return path.with_name(f"{path.name}.videos")
+
+
+def as_episodes(arrays: dict[str, np.ndarray], states: list[dict]) -> list[Episode]:
+    """The rows of `read_rows` as episodes. `states`: what each is replayed from."""
+    policy, episodes = arrays.get("episodes/policy"), []
+    for number, part in enumerate(episodes_of(arrays)):
+        reward, success = (arrays[name][part] if name in arrays else None for name in ("reward", "success"))
+        episodes.append(Episode(arrays["obs"][part], arrays["action"][part], reward, states[number],
+                                None if success is None else bool(success.max() > 0),
+                                None if policy is None else int(policy[number])))  # fmt: skip
+    return episodes
+
+
+def by_kind(arrays: dict[str, np.ndarray], head: str, names: list[str], kind: np.ndarray) -> list[str]:
+    """A table, a row a kind of episode: number, success and return where the file has them, mean length.
+
+    Args:
+        arrays: of `read_rows`.  head: over the names.  kind: (E,) index into `names`.
+    """
+    parts, width = episodes_of(arrays), max(8, *map(len, names))
+    columns: list[tuple] = [("length", 7, ".1f", lambda part: part.stop - part.start)]
+    if "success" in arrays:
+        columns.insert(0, ("success", 8, ".2f", lambda part: arrays["success"][part].max()))
+    if "reward" in arrays:
+        columns.append(("return", 8, ".1f", lambda part: arrays["reward"][part].sum()))
+    lines = [f"{head:{width}} episodes" + "".join(f" {name:>{wide}}" for name, wide, *_ in columns)]
+    for k, name in enumerate(names):
+        if chosen := [parts[i] for i in np.flatnonzero(kind == k)]:
+            cells = (f" {np.mean(list(map(value, chosen))):{wide}{digits}}" for _, wide, digits, value in columns)
+            lines.append(f"{name:{width}} {len(chosen):8}" + "".join(cells))
+    return lines
+
+
+# ---------------------------------------------------------------- files that others release
+def is_rows(path: Path) -> bool:
+    """Whether a file has this project's own layout."""
+    try:
+        with h5py.File(path, "r") as file:
+            return "episodes/row" in file
+    except OSError:  # who reads it says why
+        return False
+
+
+def or_rows(method):
+    """Of a suite whose data others release: `method` reads their layout, and this makes it read ours as `Suite` does,
+    for what tools.record wrote.
+    """
+
+    @functools.wraps(method)
+    def read(self, path: Path, *rest):
+        return (getattr(Suite, method.__name__) if is_rows(path) else method)(self, path, *rest)
+
+    return read

@@ -147,9 +147,6 @@ def main(args: LabelArgs) -> None:
     """Label, or merge what was labelled."""
     task = suites.resolve(args.env)
     args.env = task.env
-    if not suites.SUITES[task.suite].REPLAYS:
-        raise InputError(f"--env {task.env}: its data hold no states to make pictures from; label pairs of MetaWorld, "
-                         "robomimic or D4RL")  # fmt: skip
     with (Signals() as signals, closing(Workers(args.workers or available_cpus(), lambda: bool(signals))) as workers,
           suppress(Interrupted)):  # fmt: skip
         if args.merge:
