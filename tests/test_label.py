@@ -34,7 +34,7 @@ from tests.conftest import REPOSITORY, command, environment
 from tests.test_suites import episode as roll
 from tests.test_suites import write_d4rl, write_robomimic
 from tools.label.answers import kappa, majority, open_answers, write_pairs
-from tools.label.clips import Clips, render_clip
+from tools.label.clips import Clips, make_clip
 from tools.label.questions import Pairs, ask, draw_questions
 from tools.label.server import Session, make_app, serve
 
@@ -107,8 +107,13 @@ class Person:
             time.sleep(0.02)
 
     def open(self, url: str) -> None:
+        """The page; at its first question it shows a good one first."""
         self.driver.get(url)
         self.wait("state !== null")
+        if self.script("$('example').open"):
+            self.wait("$('video-example').readyState >= 4")
+            self.driver.find_element("id", "close").send_keys("\ue007")
+            self.wait("!$('example').open")
 
     def number(self) -> int:
         return self.script("state.number")
@@ -157,7 +162,7 @@ def test_a_person_labels_ten_pairs(data_dir, tmp_path, can_render):
     arguments = ["--env", "drawer-open-v2", "--pairs", 10, "--frames", 4]
     dataset = next((data_dir / "metaworld").glob("*.hdf5"))
     episodes = suites.SUITES["metaworld"].read_episodes(dataset, TASK)
-    pairs = draw_questions(episodes, 10, {"steps": 25, "seed": 0, "balance": False})
+    pairs = draw_questions(episodes, 10, {"steps": 25, "seed": 0, "balance": False, "draw": "episodes"})
     answers = "left right equal skip left right right left equal right left".split()
     label, person = Label(data_dir, tmp_path, *arguments), Person()
     try:
@@ -192,7 +197,9 @@ def test_a_person_labels_ten_pairs(data_dir, tmp_path, can_render):
             person.answer(choice)
         person.wait("state.done")
         shown = person.driver.find_element("id", "command").text
-        assert shown.endswith("--preferences labels/drawer-open-v2.npz --preference-batch-size 5")
+        assert shown.endswith("--preferences labels/drawer-open-v2.npz --preference-batch-size 5 --use-replay")
+        clone = person.driver.find_element("id", "clone").text
+        assert clone.endswith("algorithms/bc.py --env drawer-open-v2 --use-replay")
         errors = [line for line in person.console() if "net::ERR_CONNECTION" not in line]  # by the killed server
         assert not errors
         said = label.stop()
@@ -348,11 +355,11 @@ def app(tmp_path_factory):
     pairs = draw_questions(episodes, 10, PROJECT)
     with open_answers(folder / "a.jsonl", PROJECT) as answers:
 
-        def save() -> str:
-            return f"train {write_pairs(folder / 'a.npz', episodes, pairs, answers.labels(pairs).items(), TASK)}"
+        def save() -> list[str]:
+            return [f"train {write_pairs(folder / 'a.npz', episodes, pairs, answers.labels(pairs).items(), TASK)}"]
 
         session = Session(answers, pairs, Clips(TASK, episodes, pairs, folder, 2, Workers(1)), save)
-        yield session, make_app("token", ["127.0.0.1:80"], "Which?", session), answers
+        yield session, make_app("token", ["127.0.0.1:80"], {"QUESTION": "Which <b>?"}, session), answers
 
 
 GOOD = {"number": 0, "times": 0, "answer": "left", "seconds": 1.5, "waited": 0}
@@ -370,7 +377,7 @@ paths = st.sampled_from(["/token/", "/token/answer", "/token/question", "/token/
 @pytest.fixture(scope="module")
 def port(app):
     """A real server of the same session."""
-    with serve("127.0.0.1", 0, "token", "Which?", app[0]) as number:
+    with serve("127.0.0.1", 0, "token", {}, app[0]) as number:
         yield number
 
 
@@ -431,7 +438,7 @@ def test_a_replay_that_differs_is_refused(data_dir, tmp_path, can_render, monkey
     episode = suites.SUITES["metaworld"].read_episodes(dataset, TASK)[0]
     episode.action[3] = -episode.action[3]
     with closing(Workers(1)) as workers:
-        (why,) = workers.run(render_clip, [(TASK, episode, 0, 25, 2, tmp_path / "a.webm")])
+        (why,) = workers.run(make_clip, [(TASK, episode, 0, 25, 2, tmp_path / "a.webm")])
     assert why.startswith("the replay of an episode differs from its recording") and not (tmp_path / "a.webm").exists()
 
 

@@ -172,11 +172,11 @@ def test_home_is_expanded_in_every_path(monkeypatch, tmp_path):
 
 
 def test_labelling_advises_its_own_flags(tmp_path, monkeypatch):
-    """Of a dataset that cannot be had, and of an environment whose data cannot be shown."""
+    """Of a dataset that cannot be had."""
     monkeypatch.setattr(d4rl, "HOSTS", ("http://127.0.0.1:9",))
     monkeypatch.setattr(label, "require_rendering", lambda *_: None)
-    for env, said in (("hopper-medium-v2", "name one with --dataset FILE.hdf5"), ("Pendulum-v1", "label pairs of")):
-        with pytest.raises(InputError, match=said) as error:
+    for env in ("hopper-medium-v2", "Pendulum-v1"):
+        with pytest.raises(InputError, match=r"name one with --dataset FILE\.hdf5") as error:
             label.main(label.LabelArgs(env=env, data_dir=tmp_path, labels_dir=tmp_path))
         flags = {word.strip(";,:.") for word in str(error.value).split() if word.startswith("--")}
         assert flags <= {"--env", "--dataset"}

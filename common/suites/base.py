@@ -95,8 +95,10 @@ class Episode:
 
     obs: np.ndarray  # (n, O)
     action: np.ndarray  # (n, A)
-    reward: np.ndarray  # (n,)
+    reward: np.ndarray | None  # (n,), where it was recorded
     state: dict[str, np.ndarray | int | str]  # what its suite's `replay` places the simulator by
+    success: bool | None = None  # whether any step had one, where it was recorded
+    policy: int | None = None  # which of several it is of, where the file says
 
 
 @functools.cache

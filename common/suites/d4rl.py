@@ -128,7 +128,6 @@ class D4RLSuite(Suite):
             env: released_by_ipl(f"preference_transformer/{name}", blob) for env, (name, blob) in RELEASED.items()
         },
     }
-    REPLAYS = True
 
     def names(self) -> list[str]:
         return [f"{task}-{kind}-v2" for task in SIMS for kind in ("medium", "medium-replay", "medium-expert")]
@@ -195,6 +194,9 @@ class D4RLSuite(Suite):
         episode = np.cumsum(np.append(False, (terminal | timeout)[:-1]))[keep]
         rows = Preferences(obs[keep], action[keep], np.empty((0, 2)), np.empty(0), labels.segment, reward[keep])
         return pairs_by_index(labels, files, path, rows, episode)
+
+    def about(self, task: Task) -> str:
+        return "Run forward as fast as possible without falling."
 
     def read_episodes(self, path: Path, task: Task) -> list[Episode]:
         obs, action, reward, terminal, timeout = read_raw(path, task)

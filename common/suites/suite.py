@@ -40,8 +40,6 @@ class Suite(abc.ABC):
 
     LABELS: ClassVar[dict[str, dict[str, Labels]]] = {}
     """whose labels ("human", "crowd", ...) -> canonical id -> their files"""
-    REPLAYS: ClassVar[bool] = False
-    """whether there are `read_episodes` and `replay`"""
 
     # ---------------------------------------------------------------- the environment
     def names(self) -> list[str]:
@@ -156,15 +154,32 @@ class Suite(abc.ABC):
         raise InputError(f"--env {task.env}: its labels are not by index; take --preferences FILE")
 
     # ---------------------------------------------------------------- pictures
+    def about(self, task: Task) -> str:
+        """What the task is, in a sentence or two, for a person who looks at pictures of it; empty: it does not say."""
+        return ""
+
     def read_episodes(self, path: Path, task: Task) -> list[Episode]:
-        """The dataset's episodes, with what `replay` needs."""
-        raise InputError(f"--env {task.env}: its data hold no states to make pictures from")
+        """The dataset's episodes, with what `replay` needs: their seeds.
+
+        Raises:
+            InputError: the file has none.
+        """
+        arrays = read_rows(path, task)
+        if "episodes/seed" not in arrays:
+            raise InputError(f"{path}: does not replay: it has no 'episodes/seed'; record it with tools.record, with "
+                             "--video where the environment does not replay")  # fmt: skip
+        seed = check(path, "episodes/seed", arrays["episodes/seed"], (len(arrays["episodes/row"]),), 0, kind=np.integer)
+        return as_episodes(arrays, [{"seed": int(number)} for number in seed])
 
     def replay(self, sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
         """Places the environment `sim` in the episode's states from step `first` on; `obs` (O,) of each, while
         `sim.render()` shows it.
         """
-        raise InputError("the data of this environment hold no states to make pictures from")
+        obs = sim.reset(seed=episode.state["seed"])[0]
+        for t, action in enumerate(episode.action):
+            if t >= first:
+                yield obs
+            obs = sim.step(action)[0]
 
 
 # ---------------------------------------------------------------- rows of this project's own HDF5
@@ -207,3 +222,14 @@ def episodes_of(arrays: dict[str, np.ndarray]) -> list[slice]:
 def steps_of(arrays: dict[str, np.ndarray]) -> np.ndarray:  # -> (T,)
     """Those of `episodes_of`, one after the other."""
     return np.concatenate([np.arange(part.start, part.stop) for part in episodes_of(arrays)])
+
+
+def as_episodes(arrays: dict[str, np.ndarray], states: list[dict]) -> list[Episode]:
+    """The rows of `read_rows` as episodes. `states`: what each is replayed from."""
+    policy, episodes = arrays.get("episodes/policy"), []
+    for number, part in enumerate(episodes_of(arrays)):
+        reward, success = (arrays[name][part] if name in arrays else None for name in ("reward", "success"))
+        episodes.append(Episode(arrays["obs"][part], arrays["action"][part], reward, states[number],
+                                None if success is None else bool(success.max() > 0),
+                                None if policy is None else int(policy[number])))  # fmt: skip
+    return episodes
