@@ -19,7 +19,6 @@ import numpy as np
 from tqdm import tqdm
 
 from common.arrays import write_hdf5
-from common.errors import InputError
 from common.locks import build_once
 from common.seeds import of_dataset, seed_of
 from common.suites.base import ACTION_LIMIT, SCHEMA, Episode, Recipe, Task, draw_pairs, hint_at_limit, released_by_ipl
@@ -134,15 +133,11 @@ class MetaWorldSuite(Suite):
         return ABOUT[name] + "".join(balls)
 
     def read_episodes(self, path: Path, task: Task) -> list[Episode]:
-        """Of a dataset that `build` wrote: each is replayed from its seed.
-
-        Raises:
-            InputError: the file does not say its seed.
-        """
+        """Of a dataset that `build` wrote, too: its protocol's seed gives that of each episode."""
         arrays = read_rows(path, task)
         seed = arrays["protocol"].get("seed")
-        if not isinstance(seed, int):
-            raise InputError(f"{path}: names no seed to replay its episodes from; take one that tools.dataset built")
+        if "episodes/seed" in arrays or not isinstance(seed, int):
+            return super().read_episodes(path, task)
         seeds = (seed_of(*of_dataset(seed, number, 0)) for number in range(len(arrays["episodes/row"])))
         return as_episodes(arrays, [{"seed": number} for number in seeds])
 

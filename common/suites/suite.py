@@ -159,21 +159,25 @@ class Suite(abc.ABC):
         return ""
 
     def read_episodes(self, path: Path, task: Task) -> list[Episode]:
-        """The dataset's episodes, with what `replay` needs: their seeds.
+        """The dataset's episodes, with what `replay` needs: by default the seed of their `reset`, episodes/seed (E,). A
+        file beside which videos lie (see `videos_of`) needs none.
 
         Raises:
-            InputError: the file has none.
+            InputError: it has neither.
         """
         arrays = read_rows(path, task)
-        if "episodes/seed" not in arrays:
-            raise InputError(f"{path}: does not replay: it has no 'episodes/seed'; record it with tools.record, with "
-                             "--video where the environment does not replay")  # fmt: skip
-        seed = check(path, "episodes/seed", arrays["episodes/seed"], (len(arrays["episodes/row"]),), 0, kind=np.integer)
-        return as_episodes(arrays, [{"seed": int(number)} for number in seed])
+        number, seeds = len(arrays["episodes/row"]), arrays.get("episodes/seed")
+        if seeds is not None:
+            seeds = check(path, "episodes/seed", seeds, (number,), 0, kind=np.integer)
+        elif not videos_of(path).is_dir():
+            raise InputError(f"{path}: has no 'episodes/seed' to replay its episodes from, and no videos in "
+                             f"{videos_of(path)}; record with python -m tools.record, which keeps the seeds, or its "
+                             "--video, where seeds do not replay")  # fmt: skip
+        return as_episodes(arrays, [{}] * number if seeds is None else [{"seed": int(seed)} for seed in seeds])
 
     def replay(self, sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
         """Places the environment `sim` in the episode's states from step `first` on; `obs` (O,) of each, while
-        `sim.render()` shows it.
+        `sim.render()` shows it. By default from the seed of its `reset` and its actions.
         """
         obs = sim.reset(seed=episode.state["seed"])[0]
         for t, action in enumerate(episode.action):
@@ -222,6 +226,11 @@ def episodes_of(arrays: dict[str, np.ndarray]) -> list[slice]:
 def steps_of(arrays: dict[str, np.ndarray]) -> np.ndarray:  # -> (T,)
     """Those of `episodes_of`, one after the other."""
     return np.concatenate([np.arange(part.start, part.stop) for part in episodes_of(arrays)])
+
+
+def videos_of(path: Path) -> Path:
+    """Where videos of a dataset's episodes lie, one frame a step: episode-0.webm, or .mp4, and so on."""
+    return path.with_name(f"{path.name}.videos")
 
 
 def as_episodes(arrays: dict[str, np.ndarray], states: list[dict]) -> list[Episode]:

@@ -16,7 +16,7 @@ from common.arrays import read_arrays
 from common.errors import InputError, Interrupted, WorkersError
 from common.rollouts import simulator, write_video
 from common.suites.base import Episode, Task
-from common.suites.suite import as_episodes, read_rows
+from common.suites.suite import videos_of
 from common.workers import Workers
 from tools.label.questions import Pairs
 
@@ -28,35 +28,33 @@ rounds differently"""
 EXAMPLE = 4
 """segments that the example is as long as, at most: its last ones"""
 WAY_OUT = "record it with --video of tools.record, and it need not replay"
-UNTIMED = ["-vsync", "0"]
+UNTIMED = ["-fps_mode", "passthrough"]
 """ffmpeg's option for every frame once, whatever its time"""
 
 
 # ---------------------------------------------------------------- where the pictures come from
-def folder_of(dataset: str | Path) -> Path:
-    """Where a dataset's videos lie, if it has some."""
-    return Path(f"{dataset}.videos")
-
-
 def task_of(env: str, dataset: str) -> Task:
     """The task of --env and --dataset. Where there are videos no simulator is made: it may be a real robot's.
 
     Raises:
         InputError: neither says the environment, or there is no such one.
     """
-    path, arrays = Path(dataset), {}
-    if dataset and not suites.env_of(dataset) and (not env or folder_of(path).is_dir()):
-        arrays = read_arrays(path, lambda name: name in ("obs", "action"))
-        env = env or arrays["protocol"].get("env", "")
-        if not (env and isinstance(env, str)):
-            raise InputError(f"--env: {path} does not say which environment it is of; name that")
-    if folder_of(path).is_dir() and all(arrays.get(name, np.empty(0)).ndim == 2 for name in ("obs", "action")):
+    path = Path(dataset)
+    if not dataset or suites.env_of(dataset):
+        return suites.resolve(env or ("" if dataset else "drawer-open-v2"), dataset=dataset)
+    filmed = videos_of(path).is_dir()
+    arrays = read_arrays(path, lambda name: filmed and name in ("obs", "action"))
+    env = env or arrays["protocol"].get("env", "")
+    if not (env and isinstance(env, str)):
+        raise InputError(f"--env: {path} does not say which environment it is of; name that")
+    if filmed and all(arrays.get(name, np.empty(0)).ndim == 2 for name in ("obs", "action")):
         try:
             suite, env = suites.identify(env)
         except InputError:
             suite = "gym"  # nobody has a simulator of it
         return Task(suite, env, arrays["obs"].shape[1], arrays["action"].shape[1])
-    return suites.resolve(env or "drawer-open-v2", dataset=dataset)
+    limit = arrays["protocol"].get("max_episode_steps", 0)
+    return suites.resolve(env, limit if isinstance(limit, int) else 0)
 
 
 def read_source(dataset: Path, task: Task) -> tuple[list[Episode], list[Path]]:
@@ -65,16 +63,9 @@ def read_source(dataset: Path, task: Task) -> tuple[list[Episode], list[Path]]:
     Raises:
         InputError: the dataset is wrong or does not replay; the videos are not those of its episodes.
     """
-    folder = folder_of(dataset)
+    episodes, folder = suites.SUITES[task.suite].read_episodes(dataset, task), videos_of(dataset)
     if not folder.is_dir():
-        return suites.SUITES[task.suite].read_episodes(dataset, task), []
-    own = "episodes/row" in read_arrays(dataset, lambda name: name == "episodes/row")
-    if own:
-        arrays = read_rows(dataset, task)
-        states = [{"seed": int(seed)} for seed in arrays.get("episodes/seed", ())] or [{}] * len(arrays["episodes/row"])
-        episodes = as_episodes(arrays, states)
-    else:
-        episodes = suites.SUITES[task.suite].read_episodes(dataset, task)
+        return episodes, []
     found = {int(match[1]): path for path in folder.iterdir()
              if (match := re.fullmatch(r"episode-(\d+)\.(webm|mp4)", path.name))}  # fmt: skip
     if found.keys() != set(range(len(episodes))):
