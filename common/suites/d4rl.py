@@ -132,6 +132,9 @@ class D4RLSuite(Suite):
     def names(self) -> list[str]:
         return [f"{task}-{kind}-v2" for task in SIMS for kind in ("medium", "medium-replay", "medium-expert")]
 
+    def about(self, task: Task) -> str:
+        return "Run forward as fast as possible without falling."
+
     def canonical(self, env: str) -> str | None:
         name = f"{env.removesuffix('-v2').removesuffix('-v3')}-v2"
         return name if name in self.names() else None
@@ -194,9 +197,6 @@ class D4RLSuite(Suite):
         episode = np.cumsum(np.append(False, (terminal | timeout)[:-1]))[keep]
         rows = Preferences(obs[keep], action[keep], np.empty((0, 2)), np.empty(0), labels.segment, reward[keep])
         return pairs_by_index(labels, files, path, rows, episode)
-
-    def about(self, task: Task) -> str:
-        return "Run forward as fast as possible without falling."
 
     def read_episodes(self, path: Path, task: Task) -> list[Episode]:
         obs, action, reward, terminal, timeout = read_raw(path, task)

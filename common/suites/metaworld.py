@@ -94,6 +94,11 @@ class MetaWorldSuite(Suite):
     def names(self) -> list[str]:
         return [f"{task}-v2" for task in TASKS]
 
+    def about(self, task: Task) -> str:
+        name = task.env.removesuffix("-v2")
+        balls = [f" The {colour} ball is the goal." for colour, tasks in BALLS.items() if name in tasks.split()]
+        return ABOUT[name] + "".join(balls)
+
     def canonical(self, env: str) -> str | None:
         stem = env.removesuffix("-v2").removesuffix("-v3")
         return f"{stem}-v2" if stem in TASKS else None
@@ -126,11 +131,6 @@ class MetaWorldSuite(Suite):
 
     def segment(self, task: Task) -> int:
         return SEGMENT
-
-    def about(self, task: Task) -> str:
-        name = task.env.removesuffix("-v2")
-        balls = [f" The {colour} ball is the goal." for colour, tasks in BALLS.items() if name in tasks.split()]
-        return ABOUT[name] + "".join(balls)
 
     def read_episodes(self, path: Path, task: Task) -> list[Episode]:
         """Of a dataset that `build` wrote, too: its protocol's seed gives that of each episode."""

@@ -74,6 +74,9 @@ class RobomimicSuite(Suite):
     def names(self) -> list[str]:
         return [f"{task}-{kind}" for task in SIMS for kind in ("ph", "mh")]
 
+    def about(self, task: Task) -> str:
+        return ABOUT[task.env.split("-")[0]]
+
     def canonical(self, env: str) -> str | None:
         name = env.removesuffix("-v2").removesuffix("-v3")
         return name if name in self.names() else None
@@ -128,9 +131,6 @@ class RobomimicSuite(Suite):
 
     def read_pairs(self, path: Path, task: Task) -> Preferences:
         return pairs_of_transitions(path, self.read_transitions(path, task), self.segment(task))
-
-    def about(self, task: Task) -> str:
-        return ABOUT[task.env.split("-")[0]]
 
     def read_episodes(self, path: Path, task: Task) -> list[Episode]:
         return [Episode(demo["obs"], demo["action"], demo["reward"],

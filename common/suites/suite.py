@@ -46,6 +46,10 @@ class Suite(abc.ABC):
         """Canonical ids, for the hint after a misspelt one."""
         return []
 
+    def about(self, task: Task) -> str:
+        """What the task is, in a sentence or two, for a person who looks at pictures of it; empty: it does not say."""
+        return ""
+
     @abc.abstractmethod
     def canonical(self, env: str) -> str | None:
         """The canonical id, or None: not an id of this suite."""
@@ -154,10 +158,6 @@ class Suite(abc.ABC):
         raise InputError(f"--env {task.env}: its labels are not by index; take --preferences FILE")
 
     # ---------------------------------------------------------------- pictures
-    def about(self, task: Task) -> str:
-        """What the task is, in a sentence or two, for a person who looks at pictures of it; empty: it does not say."""
-        return ""
-
     def read_episodes(self, path: Path, task: Task) -> list[Episode]:
         """The dataset's episodes, with what `replay` needs: by default the seed of their `reset`, episodes/seed (E,). A
         file beside which videos lie (see `videos_of`) needs none.
