@@ -269,8 +269,10 @@ def test_projects_that_name_no_draw_keep_theirs(tmp_path):
     assert draw_questions(made_up(), 2, PROJECT).segments.tolist() == [[[0, 11], [2, 18]], [[2, 4], [0, 13]]]
     assert draw_questions(made_up(), 2, PROJECT | {"balance": True}).segments[1].tolist() == [[0, 13], [2, 30]]
     for path in (tmp_path / "old.jsonl", tmp_path / "new.jsonl"):
-        with open_answers(path, PROJECT | ({"draw": "same-start"} if path.stem == "new" else {})):
-            pass
+        with open_answers(path, PROJECT | {"seed": 9}):
+            pass  # without an answer, the next project takes its place
+        with open_answers(path, PROJECT | ({"draw": "same-start"} if path.stem == "new" else {})) as answers:
+            answers.add(ask(1, 0)[0], 0, "left", 1.0, 0.0)
     with open_answers(tmp_path / "old.jsonl", PROJECT | {"draw": "episodes"}) as answers:
         assert answers.project == PROJECT
     with (pytest.raises(InputError, match=r"begun with draw 'same-start', not 'episodes'; give that .--same-start"),

@@ -146,6 +146,7 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
     project = {"env": task.env, "dataset": fingerprint(dataset), "seed": args.seed, "balance": args.balance,
                "draw": "same-start" if args.same_start else "episodes", "steps": steps}  # fmt: skip
     example = example_of(episodes, args.example)
+    draw_questions(episodes, 1, project)  # what cannot be drawn leaves no file behind
     with open_answers(path, project) as answers:
         pairs = draw_questions(episodes, max(args.pairs, answers.pairs), answers.project)
         folder = args.data_dir / "videos" / f"{stem_of(task.env)}_{project['dataset']}{mark_of(videos)}"

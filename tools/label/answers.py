@@ -143,7 +143,7 @@ def open_answers(path: Path, project: dict) -> Iterator[Answers]:
     """The answers in a file that is only appended to, open in one process at a time.
 
     Args:
-        project: what the questions depend on; it must be that of the file.
+        project: what the questions depend on; it must be that of the file, once there are answers.
 
     Raises:
         InputError: the file is another project's, damaged, or open in another process.
@@ -160,7 +160,8 @@ def open_answers(path: Path, project: dict) -> Iterator[Answers]:
             raise InputError(f"{path}: is open in another process; use its page, or another --name")
         file.seek(0)
         answers = Answers(path, file.read(), file)
-        if not answers.project:
+        if not answers.given:  # nor is there anything to lose of a project that was begun
+            answers.project, answers.end = {}, 0
             answers.append(project)
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)
@@ -208,7 +209,7 @@ def stem_of(env: str) -> str:
 # ---------------------------------------------------------------- several labellers
 def dataset_of(args, task: Task, workers) -> Path:
     """--dataset, or the environment's own. InputError: it cannot be had."""
-    if args.dataset and not suites.env_of(args.dataset):
+    if args.dataset and not suites.env_of(str(args.dataset)):
         return Path(args.dataset)
     return suites.own_dataset(task, args.data_dir, workers, "name one with --dataset FILE.hdf5")
 
