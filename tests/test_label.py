@@ -25,17 +25,20 @@ from hypothesis import strategies as st
 
 from common import suites
 from common.arrays import read_arrays
+from common.cli import default_data_dir
 from common.data import read_preferences
 from common.errors import InputError
-from common.rollouts import require_rendering
+from common.rollouts import require_rendering, write_video
 from common.suites.base import Episode
+from common.suites.metaworld import ABOUT, BALLS, TASKS
 from common.workers import Workers
 from tests.conftest import REPOSITORY, command, environment
 from tests.test_suites import episode as roll
 from tests.test_suites import write_d4rl, write_robomimic
+from tools.label import __main__ as label_main
 from tools.label.answers import kappa, majority, open_answers, write_pairs
-from tools.label.clips import Clips, render_clip
-from tools.label.questions import Pairs, ask, draw_questions
+from tools.label.clips import Clips, check_videos, count_frames, cut, make_clip, read_source, task_of
+from tools.label.questions import Pairs, ask, draw_questions, example_of, segment_steps
 from tools.label.server import Session, make_app, serve
 
 TASK = suites.resolve("drawer-open-v2")
@@ -107,8 +110,13 @@ class Person:
             time.sleep(0.02)
 
     def open(self, url: str) -> None:
+        """The page; at its first question it shows a good one first."""
         self.driver.get(url)
         self.wait("state !== null")
+        if self.script("$('example').open"):
+            self.wait("$('video-example').readyState >= 4")
+            self.driver.find_element("id", "close").send_keys("\ue007")
+            self.wait("!$('example').open")
 
     def number(self) -> int:
         return self.script("state.number")
@@ -151,13 +159,17 @@ def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+DOT = "tests.dots:Dot-v0"
+LONG = "Not saved: the command does not answer. Start it again, and open the address that it prints. " * 3
+
+
 @needs_browser
 def test_a_person_labels_ten_pairs(data_dir, tmp_path, can_render):
     """By keys and clicks, one answer taken back, a reload, a kill; then the NPZ, and a run that trains on it."""
     arguments = ["--env", "drawer-open-v2", "--pairs", 10, "--frames", 4]
     dataset = next((data_dir / "metaworld").glob("*.hdf5"))
     episodes = suites.SUITES["metaworld"].read_episodes(dataset, TASK)
-    pairs = draw_questions(episodes, 10, {"steps": 25, "seed": 0, "balance": False})
+    pairs = draw_questions(episodes, 10, {"steps": 25, "seed": 0, "balance": False, "draw": "episodes"})
     answers = "left right equal skip left right right left equal right left".split()
     label, person = Label(data_dir, tmp_path, *arguments), Person()
     try:
@@ -172,9 +184,23 @@ def test_a_person_labels_ten_pairs(data_dir, tmp_path, can_render):
             assert own < min(2, elsewhere / 1.5), (own, elsewhere)  # compression alone makes them differ
         person.script("(start(), 1)")
         person.wait("videos.every(v => v.currentTime > 0.2)", 20)
+        place = "videos.concat($('left')).map(v => JSON.stringify(v.getBoundingClientRect())).join()"
+        before = person.script(place)
         for number, choice in enumerate(answers[:4]):
             assert person.number() == number
             person.answer(choice, click=number % 2 == 1)
+        assert "3 labelled, 1 skipped, 0 asked twice" in person.script("$('status').textContent")
+        person.script(f"($('message').textContent = '{LONG}', 1)")
+        assert person.script(place) == before
+        person.wait("playing && videos.every(v => v.ended)")  # a still, and then from the start
+        assert person.script("$('time').value") == 1
+        person.wait("videos.every(v => !v.ended)")
+        person.driver.find_element("tag name", "body").send_keys("g")
+        person.wait("$('example').open && $('video-example').readyState >= 4")
+        person.driver.find_element("tag name", "body").send_keys(KEYS["left"])
+        assert person.number() == 4 and "green ball is the goal" in person.script("$('example').innerText")
+        person.driver.find_element("id", "close").click()
+        person.wait("!$('example').open && playing")
         person.answer("back")
         assert person.number() == 3 and person.script("document.getElementById('skip').ariaPressed") == "true"
         answers[3] = "right"
@@ -192,7 +218,9 @@ def test_a_person_labels_ten_pairs(data_dir, tmp_path, can_render):
             person.answer(choice)
         person.wait("state.done")
         shown = person.driver.find_element("id", "command").text
-        assert shown.endswith("--preferences labels/drawer-open-v2.npz --preference-batch-size 5")
+        assert shown.endswith("--preferences labels/drawer-open-v2.npz --preference-batch-size 5 --use-replay")
+        clone = person.driver.find_element("id", "clone").text
+        assert clone.endswith("algorithms/bc.py --env drawer-open-v2 --use-replay")
         errors = [line for line in person.console() if "net::ERR_CONNECTION" not in line]  # by the killed server
         assert not errors
         said = label.stop()
@@ -235,6 +263,83 @@ def test_pairs_are_drawn_uniformly_and_stay_when_more_are_asked_for():
     assert (balanced.max(1) >= 13).all() and abs((balanced[:, 0] > balanced[:, 1]).mean() - 0.5) < 0.05
     with pytest.raises(InputError, match="25 steps"):
         draw_questions(made_up((24, 3)), 4, PROJECT)
+
+
+def test_projects_that_name_no_draw_keep_theirs(tmp_path):
+    assert draw_questions(made_up(), 2, PROJECT).segments.tolist() == [[[0, 11], [2, 18]], [[2, 4], [0, 13]]]
+    assert draw_questions(made_up(), 2, PROJECT | {"balance": True}).segments[1].tolist() == [[0, 13], [2, 30]]
+    for path in (tmp_path / "old.jsonl", tmp_path / "new.jsonl"):
+        with open_answers(path, PROJECT | {"seed": 9}):
+            pass  # without an answer, the next project takes its place
+        with open_answers(path, PROJECT | ({"draw": "same-start"} if path.stem == "new" else {})) as answers:
+            answers.add(ask(1, 0)[0], 0, "left", 1.0, 0.0)
+    with open_answers(tmp_path / "old.jsonl", PROJECT | {"draw": "episodes"}) as answers:
+        assert answers.project == PROJECT
+    with (pytest.raises(InputError, match=r"begun with draw 'same-start', not 'episodes'; give that .--same-start"),
+          open_answers(tmp_path / "new.jsonl", PROJECT | {"draw": "episodes"})):  # fmt: skip
+        pass
+
+
+def test_episodes_are_drawn_first_and_segments_within():
+    """However long an episode is; the two of a pair differ, and the first pairs stay."""
+    episodes, project = made_up((40, 10, 60, 400)), PROJECT | {"draw": "episodes"}
+    few, many = (draw_questions(episodes, n, project).segments for n in (20, 3000))
+    assert (few == many[:20]).all() and (many[:, 0, 0] != many[:, 1, 0]).all()
+    for side in (0, 1):
+        assert np.abs(np.bincount(many[:, side, 0]) / 3000 - [1 / 3, 0, 1 / 3, 1 / 3]).max() < 0.03
+    first = many[many[..., 0] == 3][:, 1]
+    assert first.min() == 0 and first.max() == 375 and abs(first.mean() - 187.5) < 10
+    assert (draw_questions(made_up((30,)), 9, project).segments[..., 0] == 0).all()  # one alone
+    balanced = draw_questions(episodes, 2000, project | {"balance": True}).segments[..., 0]
+    better = np.isin(balanced, (2, 3))  # of three by return
+    assert better.any(1).all() and abs(better[:, 0].mean() - better[:, 1].mean()) < 0.05
+    for episode in episodes:
+        episode.reward = None
+    with pytest.raises(InputError, match="--balance: the episodes have no rewards"):
+        draw_questions(episodes, 2, project | {"balance": True})
+
+
+def test_two_policies_from_one_start_are_paired_at_one_time():
+    episodes, project = made_up((40, 30, 60, 25, 50, 20)), PROJECT | {"draw": "same-start"}
+    with pytest.raises(InputError, match="--same-start: no two policies"):
+        draw_questions(episodes, 2, project)
+    for episode, (seed, policy) in zip(episodes, [(7, 0), (7, 1), (7, 1), (8, 0), (9, 1), (8, 1)], strict=True):
+        episode.state, episode.policy = {"seed": seed}, policy
+    drawn = draw_questions(episodes, 500, project).segments
+    assert {frozenset(pair) for pair in drawn[..., 0].tolist()} == {frozenset((0, 1)), frozenset((0, 2))}
+    assert (drawn[:, 0, 1] == drawn[:, 1, 1]).all() and {0, 5} <= set(drawn[:, 0, 1]) and drawn[..., 1].max() == 15
+    assert 0.4 < (drawn[:, 0, 0] == 0).mean() < 0.6
+
+
+def test_the_segment_and_the_example_suit_the_data():
+    assert [segment_steps(made_up(n)) for n in ((100, 100, 400), (20,), (1000,))] == [25, 10, 50]
+    episodes = made_up((40, 10, 60))
+    assert example_of(episodes, -1) == 2 and example_of(episodes, 1) == 1  # of the largest return
+    episodes[1].success = True
+    assert example_of(episodes, -1) == 1
+    for episode in episodes:
+        episode.reward, episode.success = None, False
+    assert example_of(episodes, -1) is None
+    with pytest.raises(InputError, match="--example 3: the dataset has episodes 0 to 2"):
+        example_of(episodes, 3)
+
+
+def test_commands_that_train(tmp_path, monkeypatch):
+    """Those of a built-in suite and of one's own data, as typed in the current folder."""
+    monkeypatch.chdir(REPOSITORY)
+    args = label_main.LabelArgs(env="drawer-open-v2", data_dir=default_data_dir())
+    assert label_main.training_commands(args, TASK, Path("labels/x.npz"), 40, 25) == [
+        "python algorithms/ipl_iql.py --env drawer-open-v2 --preferences labels/x.npz --use-replay",
+        "python algorithms/bc.py --env drawer-open-v2 --use-replay"]  # fmt: skip
+    args = label_main.LabelArgs(dataset="data/my file.hdf5", data_dir=default_data_dir())
+    own = "--env tests.dots:Dot-v0 --dataset 'data/my file.hdf5' --preferences x.npz --preference-batch-size 3"
+    found = label_main.training_commands(args, suites.resolve(DOT), Path("x.npz"), 6, 10)
+    assert found == [
+        f"python algorithms/{name}.py {own} --segment-length 10 --use-replay" for name in ("ipl_iql", "bc")
+    ]
+    args.dataset = "minari:my/data-v0"
+    found = label_main.training_commands(args, TASK, Path("x.npz"), 16, 25)[0]
+    assert found == "python algorithms/ipl_iql.py --dataset minari:my/data-v0 --preferences x.npz --use-replay"
 
 
 def test_one_pair_in_ten_comes_again_with_its_sides_swapped():
@@ -348,11 +453,11 @@ def app(tmp_path_factory):
     pairs = draw_questions(episodes, 10, PROJECT)
     with open_answers(folder / "a.jsonl", PROJECT) as answers:
 
-        def save() -> str:
-            return f"train {write_pairs(folder / 'a.npz', episodes, pairs, answers.labels(pairs).items(), TASK)}"
+        def save() -> list[str]:
+            return [f"train {write_pairs(folder / 'a.npz', episodes, pairs, answers.labels(pairs).items(), TASK)}"]
 
         session = Session(answers, pairs, Clips(TASK, episodes, pairs, folder, 2, Workers(1)), save)
-        yield session, make_app("token", ["127.0.0.1:80"], "Which?", session), answers
+        yield session, make_app("token", ["127.0.0.1:80"], {"QUESTION": "Which <b>?"}, session), answers
 
 
 GOOD = {"number": 0, "times": 0, "answer": "left", "seconds": 1.5, "waited": 0}
@@ -370,7 +475,7 @@ paths = st.sampled_from(["/token/", "/token/answer", "/token/question", "/token/
 @pytest.fixture(scope="module")
 def port(app):
     """A real server of the same session."""
-    with serve("127.0.0.1", 0, "token", "Which?", app[0]) as number:
+    with serve("127.0.0.1", 0, "token", {}, app[0]) as number:
         yield number
 
 
@@ -431,7 +536,7 @@ def test_a_replay_that_differs_is_refused(data_dir, tmp_path, can_render, monkey
     episode = suites.SUITES["metaworld"].read_episodes(dataset, TASK)[0]
     episode.action[3] = -episode.action[3]
     with closing(Workers(1)) as workers:
-        (why,) = workers.run(render_clip, [(TASK, episode, 0, 25, 2, tmp_path / "a.webm")])
+        (why,) = workers.run(make_clip, [(TASK, episode, 0, 25, 2, tmp_path / "a.webm")])
     assert why.startswith("the replay of an episode differs from its recording") and not (tmp_path / "a.webm").exists()
 
 
@@ -496,7 +601,158 @@ def test_episodes_are_read_from_files(tmp_path):
     assert all((e.obs == p["obs"].astype(np.float32)).all() for e, p in zip(found, parts, strict=True))
 
 
+# ---------------------------------------------------------------- data of one's own
+def record(path: Path, env: str = "Dot", length: int = 40, **more) -> list[list[np.ndarray]]:
+    """Four episodes in the documented layout, of which the third comes to the middle; the pictures of each."""
+    sim, rng, rows, pictures = suites.make(suites.resolve(f"tests.dots:{env}-v0")), np.random.default_rng(0), [], []
+    for seed in range(4):
+        obs, frames = sim.reset(seed=seed)[0], []
+        for t in range(length + 1):
+            action = -5 * obs if seed == 2 else rng.uniform(-1, 1, 2)
+            action = (action * (t < length)).clip(-0.9, 0.9).astype(np.float32)
+            frames.append(sim.unwrapped.render())
+            rows.append((obs, action, -np.linalg.norm(obs), np.linalg.norm(obs) < 0.1))
+            obs = sim.step(action)[0]
+        pictures.append(frames)
+    with h5py.File(path, "w") as file:
+        for name, column in zip(("obs", "action", "reward", "success"), zip(*rows, strict=True), strict=True):
+            file[name] = np.array(column, np.float32)
+        file["episodes/row"], file["episodes/length"] = np.arange(4) * (length + 1), [length] * 4
+        file.attrs["protocol"] = json.dumps({"env": f"tests.dots:{env}-v0"} | more)
+        file["episodes/seed"] = np.arange(4)
+    return pictures
+
+
+def film(path: Path, pictures: list[list[np.ndarray]], kind: str = "webm") -> Path:
+    for number, frames in enumerate(pictures):
+        write_video(path.with_name(f"{path.name}.videos") / f"episode-{number}.{kind}", frames, 20)
+    return path.with_name(f"{path.name}.videos")
+
+
+def said_by(tmp_path: Path, **flags) -> str:
+    """The one line that the command ends with."""
+    flags = {"dataset": str(tmp_path / "d.hdf5"), "workers": 1} | flags
+    with pytest.raises(InputError) as error:
+        label_main.main(label_main.LabelArgs(labels_dir=tmp_path / "l", data_dir=tmp_path, **flags))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def label_all(label: Label, answer: str = "left") -> list[str]:
+    """Answer all questions without a browser; the last lines of the command: the two that train."""
+    number = 0
+    while post(label.url, GOOD | {"number": number, "answer": answer}) == 200:
+        number += 1
+    return label.stop().splitlines()[-2:]
+
+
+def test_own_data_are_replayed_from_their_seeds_and_trained_on(tmp_path):
+    """No --env: the file says it. The printed commands train, and know the steps that suit 40 of an episode."""
+    record(tmp_path / "d.hdf5")
+    label = Label(tmp_path, tmp_path, "--dataset", "d.hdf5", "--pairs", 10, "--workers", 1)
+    try:
+        page = get(label.url, "")
+        assert "Which one does tests.dots:Dot-v0 better?" in page and "10 steps, 0.5 s of simulated time." in page
+        end = time.monotonic() + 60
+        while json.loads(get(label.url, "question"))["example"] != "ready":
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert list(tmp_path.glob("videos/Dot-v0_*/episode-2_first-0_steps-40_frames-40.webm"))  # it has the success
+        commands = label_all(label)
+    finally:
+        label.process.kill()
+    for line in commands:
+        words = shlex.split(line)
+        assert words[2:4] == ["--env", DOT] and words[-1] == "--use-replay"
+        words = [*words[2:], *"--total-steps 4 --eval-episodes 1 --hidden-sizes 8 --threads 1 --no-compile".split()]
+        options = environment(tmp_path, tmp_path)
+        options["env"] = options["env"] | {"PYTHONPATH": str(REPOSITORY)}
+        done = subprocess.run(command(Path(shlex.split(line)[1]).stem, *words), **options)
+        assert done.returncode == 0, done.stderr
+    assert len(read_preferences(tmp_path / "labels/Dot-v0.npz", suites.resolve(DOT)).label) == 10
+
+
+@pytest.mark.parametrize("kind", ["webm", "mp4"])
+def test_clips_are_cut_from_videos_frame_by_frame(tmp_path, kind):
+    """The seeds of the file do not replay, and need not."""
+    pictures, path = record(tmp_path / "d.hdf5", "Unseeded"), tmp_path / "d.hdf5"
+    film(path, pictures, kind)
+    task = task_of("", str(path))
+    episodes, videos = read_source(path, task)
+    with closing(Workers(1)) as workers:
+        check_videos(videos, episodes, [0, 1, 2, 3], workers)
+    cuts = list(cut(videos[1], {7, 8, 20}))
+    assert all(np.abs(a.astype(int) - pictures[1][t]).mean() < 6 for a, t in zip(cuts, (7, 8, 20), strict=True))
+    assert make_clip(task, episodes[1], 7, 10, 4, tmp_path / "clip.webm", videos[1]) == ""
+    assert count_frames(tmp_path / "clip.webm") == 4
+
+
+def test_a_robot_that_nobody_simulates_is_labelled_from_its_videos(tmp_path):
+    path = tmp_path / "d.hdf5"
+    pictures = record(path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["protocol"] = json.dumps({"env": "our-robot"})
+        del file["episodes/seed"]
+    film(path, pictures)
+    label = Label(tmp_path, tmp_path, "--dataset", "d.hdf5", "--pairs", 4, "--workers", 1)
+    try:
+        assert "A clip shows 10 steps." in get(label.url, "")
+        assert " --env our-robot --dataset d.hdf5 --preferences labels/our-robot.npz " in label_all(label)[0]
+    finally:
+        label.process.kill()
+
+
+def test_what_cannot_be_shown_is_said_in_one_line(tmp_path):
+    path = tmp_path / "d.hdf5"
+    pictures = record(path, "Unseeded")
+    said = said_by(tmp_path)
+    assert "the replay of an episode differs from its recording" in said and "--video of tools.record" in said
+    assert "was built for tests.dots:Unseeded-v0, not for tests.dots:Dot-v0" in said_by(
+        tmp_path, env="tests.dots:Dot-v0"
+    )
+    with h5py.File(path, "r+") as file:  # a file that does not say whose it is
+        del file.attrs["protocol"]
+    assert "d.hdf5 does not say which environment it is of" in said_by(tmp_path)
+    assert "is it a file of this environment?" in said_by(tmp_path, env="Pendulum-v1")
+    assert "the replay of an episode differs" in said_by(tmp_path, env=DOT)
+    with h5py.File(path, "r+") as file:
+        del file["episodes/seed"]
+    assert "has no 'episodes/seed' to replay" in (said := said_by(tmp_path, env=DOT)) and "--video" in said
+    record(path, "Blind")
+    assert "cannot render" in (said := said_by(tmp_path)) and 'render_mode="rgb_array"' in said
+    folder = film(path, pictures)
+    (folder / "episode-3.webm").rename(folder / "episode-5.webm")
+    assert "has no video of episode 3, the dataset has episodes 0 to 3" in said_by(tmp_path)
+    write_video(folder / "episode-3.webm", pictures[3])
+    assert "has a video of episode 5, the dataset has episodes 0 to 3" in said_by(tmp_path)
+    (folder / "episode-5.webm").unlink()
+    write_video(folder / "episode-3.webm", pictures[3][:30])
+    assert "episode-3.webm: has 30 frames, and its episode 40 steps" in said_by(tmp_path)
+    (folder / "episode-3.webm").write_bytes(b"no video")
+    assert "episode-3.webm: cannot be read" in said_by(tmp_path)
+
+
+def test_what_a_person_is_told_of_metaworld_is_so():
+    """A sentence of each task; the colour of the ball, and the time of a step, are the simulator's."""
+    assert ABOUT.keys() == set(TASKS) and {name for names in BALLS.values() for name in names.split()} <= set(TASKS)
+    for name, colour in (("drawer-open", "green"), ("reach", "red"), ("sweep-into", "blue")):
+        task = suites.resolve(f"{name}-v2")
+        sim = suites.make(task)
+        sim.reset(seed=0)
+        shown = sim.sim.model.site("goal").rgba[:3]
+        assert ["red", "green", "blue"][shown.argmax()] == colour and sim.dt == 0.0125
+        assert suites.SUITES["metaworld"].about(task) == f"{ABOUT[name]} The {colour} ball is the goal."
+    assert suites.SUITES["metaworld"].about(suites.resolve("button-press-v2")) == "Press the button."
+
+
 # ---------------------------------------------------------------- kills
+def get(url: str, what: str) -> str:
+    place = urlsplit(url)
+    connection = http.client.HTTPConnection(place.hostname, place.port, timeout=10)
+    connection.request("GET", f"{place.path}{what}")
+    return connection.getresponse().read().decode()
+
+
 def post(url: str, body: dict) -> int:
     """The status of an answer; 0: no reply."""
     place = urlsplit(url)

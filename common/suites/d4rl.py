@@ -132,6 +132,9 @@ class D4RLSuite(Suite):
     def names(self) -> list[str]:
         return [f"{task}-{kind}-v2" for task in SIMS for kind in ("medium", "medium-replay", "medium-expert")]
 
+    def about(self, task: Task) -> str:
+        return "Run forward as fast as possible without falling."
+
     def canonical(self, env: str) -> str | None:
         name = f"{env.removesuffix('-v2').removesuffix('-v3')}-v2"
         return name if name in self.names() else None

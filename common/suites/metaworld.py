@@ -67,6 +67,44 @@ RELEASED = {  # task: git blob id of the 10,000 pairs that IPL's authors release
     "plate-slide": "ff43d6ec1c2e11040059ebef0b7ae9b81be64461",
     "sweep-into": "0f912cee0dc5c9592dbf5e5baa0638f378c49e56",
 }
+ABOUT = {
+    "assembly": "Put the ring of the wrench over the peg.", "basketball": "Dunk the ball into the basket.",
+    "bin-picking": "Move the object from one bin to the other.", "box-close": "Put the lid on the box.",
+    "button-press": "Press the button.", "button-press-topdown": "Press the button from above.",
+    "button-press-topdown-wall": "Reach around the wall and press the button from above.",
+    "button-press-wall": "Reach around the wall and press the button.",
+    "coffee-button": "Press the button of the coffee machine.", "coffee-pull": "Pull the mug away from the machine.",
+    "coffee-push": "Push the mug under the coffee machine.", "dial-turn": "Turn the dial by half a turn.",
+    "disassemble": "Take the ring of the wrench off the peg.", "door-close": "Close the door.",
+    "door-lock": "Lock the door: turn its lock clockwise.", "door-open": "Open the door.",
+    "door-unlock": "Unlock the door: turn its lock counter-clockwise.", "drawer-close": "Push the drawer shut.",
+    "drawer-open": "Open the drawer.", "faucet-close": "Turn the faucet clockwise.",
+    "faucet-open": "Turn the faucet counter-clockwise.", "hammer": "Hammer the nail into the wall.",
+    "hand-insert": "Put the gripper into the hole.", "handle-press": "Press the handle down.",
+    "handle-press-side": "Press the handle down from the side.", "handle-pull": "Pull the handle up.",
+    "handle-pull-side": "Pull the handle up from the side.", "lever-pull": "Pull the lever up.",
+    "peg-insert-side": "Insert the peg sideways.", "peg-unplug-side": "Unplug the peg sideways.",
+    "pick-out-of-hole": "Take the puck out of the hole.", "pick-place": "Pick up the puck and take it to the goal.",
+    "pick-place-wall": "Pick up the puck, lift it over the wall and take it to the goal.",
+    "plate-slide": "Slide the plate into the cabinet.", "plate-slide-back": "Slide the plate out of the cabinet.",
+    "plate-slide-back-side": "Slide the plate out of the cabinet sideways.",
+    "plate-slide-side": "Slide the plate into the cabinet sideways.", "push": "Push the puck to the goal.",
+    "push-back": "Push the puck back to the goal.", "push-wall": "Push the puck past the wall to the goal.",
+    "reach": "Reach the goal with the gripper.", "reach-wall": "Reach the goal behind the wall with the gripper.",
+    "shelf-place": "Put the puck onto the shelf.", "soccer": "Kick the ball into the goal.",
+    "stick-pull": "Pull the box with the stick.", "stick-push": "Push the box with the stick.",
+    "sweep": "Sweep the puck off the table.", "sweep-into": "Sweep the puck into the hole.",
+    "window-close": "Push the window shut.", "window-open": "Push the window open.",
+}  # fmt: skip
+"""task: what a person is told of it"""
+BALLS = {
+    "green": "coffee-pull door-close drawer-close drawer-open push push-back push-wall shelf-place soccer stick-pull "
+             "stick-push window-close window-open",
+    "red": "basketball coffee-push dial-turn lever-pull peg-insert-side peg-unplug-side plate-slide plate-slide-back "
+           "plate-slide-back-side plate-slide-side reach reach-wall",
+    "blue": "hand-insert pick-place pick-place-wall sweep-into",
+}  # fmt: skip
+"""colour of the ball that stands at the goal: the tasks whose pictures show one"""
 SEGMENT, GAMMA = 25, 0.99  # length and label discount of the preference segments
 
 
@@ -76,6 +114,11 @@ class MetaWorldSuite(Suite):
 
     def names(self) -> list[str]:
         return [f"{task}-v2{end}" for end in ("", SEEN) for task in TASKS]
+
+    def about(self, task: Task) -> str:
+        name = task.env.removesuffix("-v2")
+        balls = [f" The {colour} ball is the goal." for colour, tasks in BALLS.items() if name in tasks.split()]
+        return ABOUT[name] + "".join(balls)
 
     def canonical(self, env: str) -> str | None:
         stem = hidden(env).removesuffix("-v2").removesuffix("-v3")
@@ -158,6 +201,7 @@ class MetaWorld(gymnasium.Env):
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (39,), np.float64)
         self.observation_parts = STATE | {f"previous_{name}": size for name, size in STATE.items()} | {"goal": 3}
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
+        self.dt = self.sim.dt  # seconds of a step
         self.goal: np.ndarray | None = None  # what the last reset drew: positions of goal and objects
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):

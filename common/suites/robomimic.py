@@ -37,6 +37,8 @@ SIMS = {"lift": "Lift", "can": "PickPlaceCan", "square": "NutAssemblySquare"}
 """task: robosuite's name"""
 ROBOT, CONTROLLER, RATE = "Panda", "OSC_POSE", 20
 """those of the datasets; decisions a second"""
+ABOUT = {"lift": "Lift the cube.", "can": "Put the can into its bin.", "square": "Put the square nut over its peg."}
+"""task: what a person is told of it"""
 OBS_SIZES = {"lift": 49, "can": 53, "square": 53}
 OBS_KEYS = (
     "object-state robot0_joint_pos robot0_joint_pos_cos robot0_joint_pos_sin robot0_joint_vel robot0_eef_pos "
@@ -71,6 +73,9 @@ class RobomimicSuite(Suite):
 
     def names(self) -> list[str]:
         return [f"{task}-{kind}" for task in SIMS for kind in ("ph", "mh")]
+
+    def about(self, task: Task) -> str:
+        return ABOUT[task.env.split("-")[0]]
 
     def canonical(self, env: str) -> str | None:
         name = env.removesuffix("-v2").removesuffix("-v3")
@@ -178,7 +183,7 @@ class Robosuite(gymnasium.Env):
         )  # fmt: skip
         for what in ("enabled", "active"):
             self.sim.modify_observable("robot0_joint_pos", what, True)
-        self.horizon, self.steps = HORIZON[kind], 0
+        self.horizon, self.steps, self.dt = HORIZON[kind], 0, 1 / RATE  # dt: seconds of a step
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (task.obs_dim,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (task.act_dim,), np.float32)
 

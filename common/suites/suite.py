@@ -50,6 +50,10 @@ class Suite(abc.ABC):
         """Canonical ids, for the hint after a misspelt one."""
         return []
 
+    def about(self, task: Task) -> str:
+        """What the task is, in a sentence or two, for a person who looks at pictures of it; empty: it does not say."""
+        return ""
+
     @abc.abstractmethod
     def canonical(self, env: str) -> str | None:
         """The canonical id, or None: not an id of this suite."""

@@ -1,16 +1,19 @@
-"""Label your own pairs of segments in a browser, and read the command that trains on them.
+"""Label your own pairs of segments in a browser, and read the commands that train on them.
 
     python -m tools.label --env drawer-open-v2 --pairs 100
+    python -m tools.label --env my_package:My-v0 --dataset data/mine.hdf5 --pairs 50
     python -m tools.label --env drawer-open-v2 --merge       # the answers of several people -> one NPZ
 
-A question is a pair of segments of the offline dataset, shown as two videos. After each ten pairs, one of them is asked
-again with its sides swapped. Every answer is a line of labels/ENV.jsonl, on disk before the next question is shown. The
-same command resumes. The answers of ENV.jsonl are written as labels/ENV.npz, which `--preferences` reads.
+A question is a pair of segments of the offline dataset, shown as two videos: replayed in the simulator, or cut from the
+videos beside the dataset. After each ten pairs, one of them is asked again with its sides swapped. Every answer is a
+line of labels/ENV.jsonl, on disk before the next question is shown. The same command resumes. The answers of ENV.jsonl
+are written as labels/ENV.npz, which `--preferences` reads.
 """
 
 from __future__ import annotations
 
 import getpass
+import hashlib
 import os
 import re
 import secrets
@@ -31,31 +34,41 @@ from common.errors import InputError, Interrupted
 from common.rollouts import require_rendering
 from common.suites.base import Task
 from common.workers import Workers, available_cpus
-from tools.label.answers import MERGED, dataset_of, merge, open_answers, write_pairs
-from tools.label.clips import Clips
-from tools.label.questions import draw_questions
+from tools.label.answers import MERGED, dataset_of, merge, open_answers, stem_of, write_pairs
+from tools.label.clips import WAY_OUT, Clips, check_videos, read_source, seconds_of_step, task_of
+from tools.label.questions import draw_questions, example_of, segment_steps
 from tools.label.server import Session, serve
 
 FEW = 16
 """pairs of a batch by default in most scripts: fewer pairs need a smaller batch"""
+WINDOW = 16
+"""steps of a window by default in most scripts: shorter segments need a shorter one"""
 
 
 @dataclass
 class LabelArgs:
     """Label pairs of segments of an environment's offline dataset in a browser."""
 
-    env: str = "drawer-open-v2"
-    """environment, of MetaWorld, D4RL or robomimic"""
+    env: str = ""
+    """environment; empty: that of --dataset, and without one drawer-open-v2"""
     pairs: Annotated[int, "[1, inf)"] = 100
     """pairs to label; more may be asked for later"""
+    segment: Annotated[int, "[0, inf)"] = 0
+    """steps of a segment; 0: the suite's own, or of other data a quarter of the median episode, 10 to 50"""
     question: str = ""
-    """what the page asks; empty: which robot does ENV better"""
+    """what the page asks; empty: which one does the task better"""
+    task: str = ""
+    """a sentence that says what the task is; empty: the suite's own, where it has one"""
+    example: Annotated[int, "[-1, inf)"] = -1
+    """episode that is shown as a good one; -1: the best by success, then return, where the data have one of them"""
     name: str = ""
     """the labeller: each has files of their own, labels/ENV-NAME.jsonl and .npz"""
     seed: Annotated[int, "[0, 4294967295]"] = 0
     """of the pairs and their sides; labellers of one project share it"""
+    same_start: bool = False
+    """pair episodes of two policies that began with one seed, at one time"""
     balance: bool = False
-    """draw one segment of each pair from the better half by return"""
+    """draw one segment of each pair from the better half of the episodes by return"""
     merge: bool = False
     """write the answers of all labellers as labels/ENV-merged.npz, print their agreement, and end"""
     keep_all: bool = False
@@ -63,7 +76,8 @@ class LabelArgs:
     labels_dir: Path = Path("labels")
     """folder of the answers"""
     dataset: str = ""
-    """offline dataset (.hdf5) instead of the environment's own"""
+    """offline dataset instead of the environment's own: a file (.hdf5), or minari:ID. Where FILE.hdf5.videos/ holds
+    episode-N.webm or .mp4, one frame a step, these are shown and no simulator is needed"""
     data_dir: Path = Path("data")
     """folder of the datasets and of the videos (IPL_DATA_DIR, if set, is the default)"""
     host: str = "127.0.0.1"
@@ -82,76 +96,119 @@ def files_of(args: LabelArgs) -> tuple[Path, Path]:
     """The labeller's answers and NPZ. InputError: the name cannot be part of a file's name."""
     if (args.name and not re.fullmatch(r"[A-Za-z0-9_]{1,40}", args.name)) or args.name == MERGED:
         raise InputError(f"--name {args.name}: choose letters, digits and _, at most 40, and not {MERGED}")
-    stem = re.sub(r"[^A-Za-z0-9_.-]", "-", args.env) + (f"-{args.name}" if args.name else "")
+    stem = stem_of(args.env) + (f"-{args.name}" if args.name else "")
     return args.labels_dir / f"{stem}.jsonl", args.labels_dir / f"{stem}.npz"
 
 
-def training_command(args: LabelArgs, npz: Path, labelled: int) -> str:
-    """The command that trains on the answers, as it is typed in the current folder."""
-    script = os.path.relpath(Path(__file__).resolve().parents[2] / "algorithms/ipl_iql.py")
-    words = ["python", script, "--env", args.env, "--preferences", str(npz)]
-    if labelled < FEW:
-        words += ["--preference-batch-size", str(max(1, labelled // 2))]
-    if args.dataset:
-        words += ["--dataset", args.dataset]
-    if args.data_dir != default_data_dir():
-        words += ["--data-dir", str(args.data_dir)]
-    return shlex.join(words)
+def fixed_segment(task: Task) -> int:
+    """Steps of a segment where others have labelled data of the suite, 0: nothing fixes them."""
+    suite = suites.SUITES[task.suite]
+    return suite.segment(task) if suite.LABELS else 0
+
+
+def training_commands(args: LabelArgs, task: Task, npz: Path, labelled: int, steps: int) -> list[str]:
+    """The command that trains on the answers, and the one that clones the dataset without them, as they are typed in
+    the current folder.
+    """
+    folder = Path(os.path.relpath(Path(__file__).resolve().parents[2] / "algorithms"))
+    data = [] if suites.env_of(args.dataset) else ["--env", task.env]
+    data += ["--dataset", args.dataset] if args.dataset else []
+    pairs = ["--preferences", str(npz)]
+    pairs += ["--preference-batch-size", str(max(1, labelled // 2))] if labelled < FEW else []
+    pairs += ["--segment-length", str(min(steps, WINDOW))] if steps < max(WINDOW, fixed_segment(task)) else []
+    last = ["--use-replay"]
+    last += ["--data-dir", str(args.data_dir)] if args.data_dir != default_data_dir() else []
+    needed = pairs if args.dataset else []  # such a file may hold no pairs, and every script reads some
+    return [shlex.join(["python", str(folder / "ipl_iql.py"), *data, *pairs, *last]),
+            shlex.join(["python", str(folder / "bc.py"), *data, *needed, *last])]  # fmt: skip
+
+
+def texts_of(args: LabelArgs, task: Task, steps: int, seconds: float | None) -> dict[str, str]:
+    """What the page says above the videos. `seconds`: simulated time of a step."""
+    about = args.task or suites.SUITES[task.suite].about(task)
+    asked = args.question or f"Which one does {'it' if about else task.env} better?"
+    time = f", {steps * seconds:.2g} s of simulated time" if seconds else ""
+    return {"QUESTION": asked, "ABOUT": f"{about} A clip shows {steps} steps{time}.".strip()}
 
 
 def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> None:
     """Serve the page until Ctrl-C. Every answer is on disk by then."""
-    suite, (path, npz) = suites.SUITES[task.suite], files_of(args)
+    path, npz = files_of(args)
     if args.host in ("0.0.0.0", "::"):
         raise InputError(f"--host {args.host}: name one address of this machine, such as {socket.gethostname()}")
-    if not path.exists():  # the first start: before a dataset is built for nothing
+    if args.balance and args.same_start:
+        raise InputError("--balance --same-start: draw by return or by seed; leave one out")
+    if not (path.exists() or args.dataset):  # the first start: before a dataset is built for nothing
         require_rendering(workers, task, f"--env {task.env}")
     dataset = dataset_of(args, task, workers)
-    episodes = suite.read_episodes(dataset, task)
+    episodes, videos = read_source(dataset, task)
+    steps = args.segment or fixed_segment(task) or segment_steps(episodes)
     project = {"env": task.env, "dataset": fingerprint(dataset), "seed": args.seed, "balance": args.balance,
-               "steps": suite.segment(task)}  # fmt: skip
+               "draw": "same-start" if args.same_start else "episodes", "steps": steps}  # fmt: skip
+    example = example_of(episodes, args.example)
+    draw_questions(episodes, 1, project)  # what cannot be drawn leaves no file behind
     with open_answers(path, project) as answers:
-        pairs = draw_questions(episodes, max(args.pairs, answers.pairs), project)
-        folder = args.data_dir / "videos" / f"{task.env}_{project['dataset']}"
-        clips = Clips(task, episodes, pairs, folder, args.frames, workers)
+        pairs = draw_questions(episodes, max(args.pairs, answers.pairs), answers.project)
+        folder = args.data_dir / "videos" / f"{stem_of(task.env)}_{project['dataset']}{mark_of(videos)}"
+        clips = Clips(task, episodes, pairs, folder, args.frames, workers, videos, example)
         order = [question.pair for question in pairs.questions if question.number not in answers.given]
         print(f"{len(answers.given)} of {len(pairs.questions)} questions are answered", flush=True)
-        if order and not all(video.exists() for video in clips.paths(order[0])):
-            require_rendering(workers, task, f"--env {task.env}")
-            clips.render(order[:1])
-            for why in clips.failed.values():
-                raise InputError(f"{dataset}: {why}; its segments cannot be shown here, build it again")
+        check_first(dataset, clips, order)
+        seconds = None if videos else workers.run(seconds_of_step, [(task,)])[0]
 
-        def save() -> str:
-            """Write the NPZ; the command that trains on it."""
+        def save() -> list[str]:
+            """Write the NPZ; the commands that train on it."""
             labelled = write_pairs(npz, episodes, pairs, answers.labels(pairs).items(), task)
-            return training_command(args, npz, labelled) if labelled else ""
+            return training_commands(args, task, npz, labelled, steps) if labelled else []
 
         session, token = Session(answers, pairs, clips, save), secrets.token_urlsafe(16)
-        asked = args.question or f"Which robot does {task.env} better?"
-        with serve(args.host, args.port, token, asked, session) as port:
-            print(f"http://{args.host}:{port}/{token}/", flush=True)
-            if args.remote:
-                print("on the machine with the browser, before opening that address:\n"
-                      f"ssh -N -L {port}:{args.host}:{port} {getpass.getuser()}@{socket.getfqdn()}")  # fmt: skip
-            print("Ctrl-C ends; the same command resumes", file=sys.stderr, flush=True)
+        with serve(args.host, args.port, token, texts_of(args, task, steps, seconds), session) as port:
+            announce(args, port, token)
             renderer = threading.Thread(target=clips.render_all, args=(order,))
             renderer.start()
             while not signals:
                 time.sleep(0.2)
         renderer.join()  # the signal stops it too
-        print(*filter(None, [*answers.summary(pairs), save()]), sep="\n")
+        print(*answers.summary(pairs), *save(), sep="\n")
+
+
+def mark_of(videos: list[Path]) -> str:
+    """Tells clips that were cut from other videos apart; empty: they are replayed."""
+    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in videos]
+    return f"_{hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]}" if videos else ""
+
+
+def check_first(dataset: Path, clips: Clips, order: list[int]) -> None:
+    """Make the clips of the first question. InputError: they cannot be had, and so most likely no others."""
+    if clips.videos:
+        numbers = {int(e) for e in clips.pairs.segments[..., 0].flat} | ({clips.example[0]} if clips.example else set())
+        check_videos(clips.videos, clips.episodes, sorted(numbers), clips.workers)
+    if not order or all(video.exists() for video in clips.paths(order[0])):
+        return
+    if not clips.videos:
+        require_rendering(clips.workers, clips.task, f"--env {clips.task.env}")
+    clips.render(clips.clips(order[0]))
+    for why in clips.failed.values():
+        raise InputError(f"{dataset}: cannot be shown: {why}; {WAY_OUT}")
+
+
+def announce(args: LabelArgs, port: int, token: str) -> None:
+    """Say where the page is."""
+    print(f"http://{args.host}:{port}/{token}/", flush=True)
+    if args.remote:
+        print("on the machine with the browser, before opening that address:\n"
+              f"ssh -N -L {port}:{args.host}:{port} {getpass.getuser()}@{socket.getfqdn()}")  # fmt: skip
+    print("Ctrl-C ends; the same command resumes", file=sys.stderr, flush=True)
 
 
 def main(args: LabelArgs) -> None:
     """Label, or merge what was labelled."""
-    task = suites.resolve(args.env)
+    task = task_of(args.env, args.dataset)
     args.env = task.env
     with (Signals() as signals, closing(Workers(args.workers or available_cpus(), lambda: bool(signals))) as workers,
           suppress(Interrupted)):  # fmt: skip
         if args.merge:
-            path, labelled = merge(args, task, workers)
-            print(training_command(args, path, labelled))
+            print(*training_commands(args, task, *merge(args, task, workers)), sep="\n")
         else:
             label(args, task, workers, signals)
 

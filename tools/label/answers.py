@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import os
+import re
 import threading
 import time
 from collections import Counter
@@ -26,11 +27,14 @@ from common.data import read_preferences
 from common.errors import InputError, remedy
 from common.locks import atomic, try_lock
 from common.suites.base import Episode, Task
-from tools.label.questions import Pairs, Question, draw_questions
+from tools.label.clips import read_source
+from tools.label.questions import DRAWS, Pairs, Question, draw_questions
 
 CHOICES = ("left", "right", "equal", "skip")
 MERGED = "merged"
 """stands for the labeller's name in the merged file"""
+FLAGS = {"steps": " as --segment", "draw": " (--same-start, or without it)"}
+"""how a part of the project is given, where it is no flag's name"""
 
 
 # ---------------------------------------------------------------- answers
@@ -57,7 +61,7 @@ class Answers:
         """Take one line of the file, the first one first."""
         if not self.project:
             assert {type(line[name]) for name in ("seed", "steps")} == {int} and type(line["balance"]) is bool
-            assert line["seed"] >= 0 < line["steps"]
+            assert line["seed"] >= 0 < line["steps"] and line.get("draw", "windows") in DRAWS
             self.project = line
             return
         assert line["answer"] in CHOICES and min(line["question"], line["pair"], line["waited"]) >= 0
@@ -110,6 +114,10 @@ class Answers:
             return float((answer == "right") != question.swapped)
         return 0.5 if answer == "equal" else None
 
+    def skipped(self, pairs: Pairs) -> int:
+        """Pairs that one cannot tell."""
+        return sum(self.given.get(q.number, {}).get("answer") == "skip" for q in pairs.questions if not q.again)
+
     def agreement(self, pairs: Pairs) -> tuple[int, int]:
         """(equal answers, pairs that were answered both times)."""
         first = {q.pair: q for q in pairs.questions if not q.again}
@@ -135,7 +143,7 @@ def open_answers(path: Path, project: dict) -> Iterator[Answers]:
     """The answers in a file that is only appended to, open in one process at a time.
 
     Args:
-        project: what the questions depend on; it must be that of the file.
+        project: what the questions depend on; it must be that of the file, once there are answers.
 
     Raises:
         InputError: the file is another project's, damaged, or open in another process.
@@ -152,15 +160,19 @@ def open_answers(path: Path, project: dict) -> Iterator[Answers]:
             raise InputError(f"{path}: is open in another process; use its page, or another --name")
         file.seek(0)
         answers = Answers(path, file.read(), file)
-        if not answers.project:
+        if not answers.given:  # nor is there anything to lose of a project that was begun
+            answers.project, answers.end = {}, 0
             answers.append(project)
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)
-        elif (found := answers.project) != project:
+        found = answers.project
+        if "draw" not in found and project.get("draw") == DRAWS[0]:  # it keeps the draw that it began with
+            project = {key: value for key, value in project.items() if key != "draw"}
+        if found != project:
             name = next(k for k in project | found if found.get(k) != project.get(k))
             raise InputError(f"{path}: was begun with {name} {found.get(name)!r}, not {project.get(name)!r}; "
-                             "give that, or choose another --name")  # fmt: skip
+                             f"give that{FLAGS.get(name, '')}, or choose another --name")  # fmt: skip
         yield answers
 
 
@@ -189,10 +201,15 @@ def write_pairs(path: Path, episodes: list[Episode], pairs: Pairs, labels: Itera
     return len(read_preferences(path, task).label)
 
 
+def stem_of(env: str) -> str:
+    """What files of an environment are called: `My-v0` of `my_package:My-v0`."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", env.rpartition(":")[2])
+
+
 # ---------------------------------------------------------------- several labellers
 def dataset_of(args, task: Task, workers) -> Path:
     """--dataset, or the environment's own. InputError: it cannot be had."""
-    if args.dataset:
+    if args.dataset and not suites.env_of(str(args.dataset)):
         return Path(args.dataset)
     return suites.own_dataset(task, args.data_dir, workers, "name one with --dataset FILE.hdf5")
 
@@ -218,11 +235,11 @@ def majority(values: list[float]) -> float:
     return 0.5 if others and others[0][1] == votes else label
 
 
-def merge(args, task: Task, workers) -> tuple[Path, int]:
+def merge(args, task: Task, workers) -> tuple[Path, int, int]:
     """Write the answers of all labellers of an environment as one NPZ, and print how far they agree.
 
     Returns:
-        Its path, and the labelled pairs in it.
+        Its path, the labelled pairs in it, and the steps of a segment.
 
     Raises:
         InputError: there are none, or they are of different pairs.
@@ -234,12 +251,11 @@ def merge(args, task: Task, workers) -> tuple[Path, int]:
             found[path] = answers
     if not found:
         raise InputError(f"--merge: {args.labels_dir}: holds no answers for {task.env}; label some first")
-    suite, project = suites.SUITES[task.suite], next(iter(found.values())).project
-    dataset = dataset_of(args, task, workers)
+    project, dataset = next(iter(found.values())).project, dataset_of(args, task, workers)
+    episodes, _ = read_source(dataset, task)
     for path, answers in found.items():
-        if answers.project != project | {"dataset": fingerprint(dataset), "steps": suite.segment(task)}:
+        if answers.project != project | {"dataset": fingerprint(dataset)}:
             raise InputError(f"--merge: {path}: is not of the same pairs as {next(iter(found))} and {dataset}")
-    episodes = suite.read_episodes(dataset, task)
     pairs = draw_questions(episodes, max(answers.pairs for answers in found.values()), project)
     labels = {path: answers.labels(pairs) for path, answers in found.items()}
     for answers in found.values():
@@ -251,5 +267,5 @@ def merge(args, task: Task, workers) -> tuple[Path, int]:
     if not args.keep_all:
         votes = [(pair, majority([value for _, value in group]))
                  for pair, group in itertools.groupby(votes, lambda vote: vote[0])]  # fmt: skip
-    path = args.labels_dir / f"{task.env.replace('/', '-')}-{MERGED}.npz"
-    return path, write_pairs(path, episodes, pairs, votes, task)
+    path = args.labels_dir / f"{stem_of(task.env)}-{MERGED}.npz"
+    return path, write_pairs(path, episodes, pairs, votes, task), pairs.steps

@@ -1,73 +1,200 @@
-"""The videos of segments: a segment is replayed in the simulator, which proves itself by the recorded observations."""
+"""The videos of segments: replayed in the simulator, which proves itself by the recorded observations, or cut from the
+videos of whole episodes that lie beside the dataset, FILE.videos/episode-N.webm or .mp4, one frame a step.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 
 from common import suites
-from common.errors import Interrupted, WorkersError
+from common.arrays import read_arrays
+from common.errors import InputError, Interrupted, WorkersError
 from common.rollouts import simulator, write_video
 from common.suites.base import Episode, Task
+from common.suites.suite import videos_of
 from common.workers import Workers
 from tools.label.questions import Pairs
 
 FPS = 8
 """frames a second"""
 REPLAY_GAP = 1e-3
-"""largest difference of a replayed observation from the recorded one: another processor rounds differently"""
+"""largest difference of a replayed observation from the recorded one, relative to numbers beyond 1: another processor
+rounds differently"""
+EXAMPLE = 4
+"""segments that the example is as long as, at most: its last ones"""
+WAY_OUT = "record it with --video of tools.record, and it need not replay"
+UNTIMED = ["-fps_mode", "passthrough"]
+"""ffmpeg's option for every frame once, whatever its time"""
 
 
-def render_clip(task: Task, episode: Episode, first: int, steps: int, frames: int, path: Path) -> str:
+# ---------------------------------------------------------------- where the pictures come from
+def task_of(env: str, dataset: str) -> Task:
+    """The task of --env and --dataset. Where there are videos no simulator is made: it may be a real robot's.
+
+    Raises:
+        InputError: neither says the environment, or there is no such one.
+    """
+    path = Path(dataset)
+    if not dataset or suites.env_of(dataset):
+        return suites.resolve(env or ("" if dataset else "drawer-open-v2"), dataset=dataset)
+    filmed = videos_of(path).is_dir()
+    arrays = read_arrays(path, lambda name: filmed and name in ("obs", "action"))
+    env = env or arrays["protocol"].get("env", "")
+    if not (env and isinstance(env, str)):
+        raise InputError(f"--env: {path} does not say which environment it is of; name that")
+    if filmed and all(arrays.get(name, np.empty(0)).ndim == 2 for name in ("obs", "action")):
+        try:
+            suite, env = suites.identify(env)
+        except InputError:
+            suite = "gym"  # nobody has a simulator of it
+        return Task(suite, env, arrays["obs"].shape[1], arrays["action"].shape[1])
+    limit = arrays["protocol"].get("max_episode_steps", 0)
+    return suites.resolve(env, limit if isinstance(limit, int) else 0)
+
+
+def read_source(dataset: Path, task: Task) -> tuple[list[Episode], list[Path]]:
+    """The dataset's episodes, and the video of each where some lie beside it, else none.
+
+    Raises:
+        InputError: the dataset is wrong or does not replay; the videos are not those of its episodes.
+    """
+    episodes, folder = suites.SUITES[task.suite].read_episodes(dataset, task), videos_of(dataset)
+    if not folder.is_dir():
+        return episodes, []
+    found = {int(match[1]): path for path in folder.iterdir()
+             if (match := re.fullmatch(r"episode-(\d+)\.(webm|mp4)", path.name))}  # fmt: skip
+    if found.keys() != set(range(len(episodes))):
+        wrong = min(found.keys() ^ set(range(len(episodes))))
+        raise InputError(f"{folder}: has {'a' if wrong in found else 'no'} video of episode {wrong}, the dataset has "
+                         f"episodes 0 to {len(episodes) - 1}; bring one of each, episode-N.webm or .mp4, or move the "
+                         "folder away to replay them")  # fmt: skip
+    return episodes, [found[number] for number in range(len(episodes))]
+
+
+def count_frames(path: Path) -> int | str:
+    """Frames of a video, or in a few words why it cannot be read."""
+    try:
+        return imageio_ffmpeg.count_frames_and_secs(str(path))[0]
+    except Exception as error:  # RuntimeError and others, with all that ffmpeg said
+        return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def check_videos(videos: list[Path], episodes: list[Episode], numbers: list[int], workers: Workers) -> None:
+    """Raises InputError where a video of the episodes `numbers` has not one frame a step, and maybe one of its end."""
+    for number, frames in zip(numbers, workers.run(count_frames, [(videos[n],) for n in numbers]), strict=True):
+        steps = len(episodes[number].action)
+        if frames not in (steps, steps + 1):
+            said = f"has {frames} frames" if isinstance(frames, int) else f"cannot be read ({frames})"
+            raise InputError(f"{videos[number]}: {said}, and its episode {steps} steps; bring one with a frame a step")
+
+
+# ---------------------------------------------------------------- a clip, inside a worker
+def seconds_of_step(task: Task) -> float | None:
+    """Simulated time of a step, where the environment says it."""
+    sim = simulator(task, True).unwrapped
+    fps = sim.metadata.get("render_fps")
+    dt = getattr(sim, "dt", None) or (1 / fps if fps else None)
+    return float(dt) if isinstance(dt, int | float | np.number) and 0 < dt < np.inf else None
+
+
+def replayed(task: Task, episode: Episode, first: int, wanted: set[int]) -> Iterator[np.ndarray]:
+    """Pictures (H, W, 3) of the steps `wanted`. ValueError: the replay is not what was recorded."""
+    sim, last = simulator(task, True), max(wanted)
+    for t, obs in zip(range(first, last + 1), suites.SUITES[task.suite].replay(sim, episode, first), strict=False):
+        gap = (np.abs(obs - episode.obs[t]) / np.maximum(1, np.abs(episode.obs[t]))).max()
+        if not gap <= REPLAY_GAP:
+            raise ValueError(f"the replay of an episode differs from its recording by {gap:.2g} at step {t}")
+        if t in wanted:
+            yield sim.unwrapped.render()
+
+
+def cut(video: Path, wanted: set[int]) -> Iterator[np.ndarray]:
+    """Pictures (H, W, 3) of the frames `wanted`."""
+    reader = imageio_ffmpeg.read_frames(str(video), output_params=UNTIMED)
+    width, height = next(reader)["size"]
+    for t, frame in enumerate(reader):
+        if t in wanted:
+            yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
+        if t >= max(wanted):
+            break
+    reader.close()
+
+
+def make_clip(task: Task, episode: Episode, first: int, steps: int, frames: int, path: Path,
+              video: Path | None = None) -> str:  # fmt: skip
     """Write a video of `frames` states, evenly spaced over steps `first` to `first + steps - 1` of a recorded episode.
+
+    Args:
+        video: of the whole episode, to cut from; None: replay.
 
     Returns:
         Empty, or in a few words why there is none.
     """
-    sim, pictures = simulator(task, True), []
-    wanted = set(np.linspace(first, first + steps - 1, min(frames, steps)).round().astype(int))
-    for t, obs in zip(range(first, first + steps), suites.SUITES[task.suite].replay(sim, episode, first), strict=False):
-        gap = np.abs(obs - episode.obs[t]).max()
-        if not gap <= REPLAY_GAP:
-            return f"the replay of an episode differs from its recording by {gap:.2g} at step {t}"
-        if t in wanted:
-            pictures.append(sim.unwrapped.render())
+    wanted = set(np.linspace(first, first + steps - 1, min(frames, steps)).round().astype(int).tolist())
+    try:
+        pictures = list(cut(video, wanted) if video else replayed(task, episode, first, wanted))
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever the environment raises
+        return (str(error).splitlines() or [type(error).__name__])[0]
     write_video(path, pictures, FPS)
     return ""
 
 
 class Clips:
-    """The videos of pairs, rendered by worker processes in the order of the questions, and kept on disk."""
+    """The videos of pairs, made by worker processes in the order of the questions, and kept on disk.
 
-    def __init__(self, task: Task, episodes: list[Episode], pairs: Pairs, folder: Path, frames: int, workers: Workers):
+    Args:
+        frames: of a segment.  videos: of each episode, to cut from; empty: replay.  example: an episode shown as a good
+        one, None: there is none.
+    """
+
+    def __init__(self, task: Task, episodes: list[Episode], pairs: Pairs, folder: Path, frames: int, workers: Workers,
+                 videos: list[Path] = (), example: int | None = None):  # fmt: skip
         self.task, self.episodes, self.pairs, self.folder = task, episodes, pairs, folder
-        self.frames, self.workers = frames, workers
+        self.frames, self.workers, self.videos = frames, workers, videos
         self.failed: dict[Path, str] = {}  # why there will be no video
+        self.example = None if example is None else self.end_of(example)
+
+    def end_of(self, episode: int) -> tuple[int, int, int, int]:
+        """The last EXAMPLE segments of an episode, as fast as a segment: episode, first step, steps, frames."""
+        length, steps = len(self.episodes[episode].action), self.pairs.steps
+        shown = min(length, EXAMPLE * steps)
+        return episode, length - shown, shown, max(2, round(shown * min(self.frames, steps) / steps))
+
+    def clips(self, pair: int) -> list[tuple[int, int, int, int]]:
+        """Of the pair's two segments: episode, first step, steps, frames."""
+        return [(int(e), int(t), self.pairs.steps, self.frames) for e, t in self.pairs.segments[pair]]
+
+    def path(self, episode: int, first: int, steps: int, frames: int) -> Path:
+        """Where a clip is, or will be."""
+        return self.folder / f"episode-{episode}_first-{first}_steps-{steps}_frames-{frames}.webm"
 
     def paths(self, pair: int) -> list[Path]:
         """Where the videos of the pair's two segments are, or will be."""
-        return [self.folder / f"episode-{episode}_first-{first}_steps-{self.pairs.steps}_frames-{self.frames}.webm"
-                for episode, first in self.pairs.segments[pair]]  # fmt: skip
+        return [self.path(*clip) for clip in self.clips(pair)]
 
-    def render(self, pairs: list[int]) -> None:
-        """Render the videos that are missing."""
-        jobs = [(self.task, self.episodes[episode], first, self.pairs.steps, self.frames, path)
-                for pair in dict.fromkeys(pairs)  # one may be among them twice
-                for path, (episode, first) in zip(self.paths(pair), self.pairs.segments[pair], strict=True)
-                if not path.exists()]  # fmt: skip
+    def render(self, clips: list[tuple[int, int, int, int]]) -> None:
+        """Make the clips that are missing."""
+        jobs = [(self.task, self.episodes[clip[0]], *clip[1:], self.path(*clip),
+                 self.videos[clip[0]] if self.videos else None)
+                for clip in dict.fromkeys(clips) if not self.path(*clip).exists()]  # fmt: skip
         try:
-            said = self.workers.run(render_clip, jobs)
-            self.failed |= {path: why for (*_, path), why in zip(jobs, said, strict=True) if why}
+            said = self.workers.run(make_clip, jobs)
+            self.failed |= {path: why for (*_, path, _), why in zip(jobs, said, strict=True) if why}
         except (WorkersError, OSError) as error:
-            self.failed |= {path: str(error) for *_, path in jobs if not path.exists()}
+            self.failed |= {path: str(error) for *_, path, _ in jobs if not path.exists()}
         except Interrupted:
             pass
 
     def render_all(self, order: list[int]) -> None:
-        """Render the pairs in `order`, those of a few at a time, so that what fails is known early."""
-        each = max(1, self.workers.count)
+        """Make the example and the pairs in `order`, a few at a time, so that what fails is known early."""
+        each, example = max(1, self.workers.count), [self.example] if self.example else []
         for i in range(0, len(order), each):
-            self.render(order[i : i + each])
-            if self.workers.stop():
-                return
+            self.render(example + [clip for pair in order[i : i + each] for clip in self.clips(pair)])
+            example = []

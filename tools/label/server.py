@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import html
 import logging
+import re
 import secrets
 import sys
 import threading
@@ -39,9 +40,9 @@ POLICY = (
 class Session:
     """What the page shows, as JSON."""
 
-    def __init__(self, answers: Answers, pairs: Pairs, clips: Clips, save: Callable[[], str]):
+    def __init__(self, answers: Answers, pairs: Pairs, clips: Clips, save: Callable[[], list[str]]):
         self.answers, self.pairs, self.clips, self.save = answers, pairs, clips, save
-        self.saving, self.warning, self.command = threading.Lock(), "", save()
+        self.saving, self.warning, self.commands = threading.Lock(), "", save()
 
     def next(self) -> int:
         """The first question without an answer, or the number of questions."""
@@ -52,13 +53,21 @@ class Session:
         """Of the segment on the left and of that on the right."""
         return self.clips.paths(question.pair)[:: -1 if question.swapped else 1]
 
+    def example(self) -> str:
+        """Of the good clip: "none", "making", "ready", or why there will be none."""
+        if not self.clips.example:
+            return "none"
+        path = self.clips.path(*self.clips.example)
+        return "ready" if path.exists() else self.clips.failed.get(path, "making")
+
     def show(self, number: int) -> dict:
         """Question `number`, and how far the labeller is."""
         total = len(self.pairs.questions)
         same, both = self.answers.agreement(self.pairs)
         state = {"number": number, "total": total, "answered": len(self.answers.given), "done": number == total,
-                 "seconds": self.answers.seconds(), "same": same, "both": both, "command": self.command,
-                 "warning": self.warning}  # fmt: skip
+                 "labelled": len(self.answers.labels(self.pairs)), "skipped": self.answers.skipped(self.pairs),
+                 "seconds": self.answers.seconds(), "same": same, "both": both, "commands": self.commands,
+                 "example": self.example(), "warning": self.warning}  # fmt: skip
         if number < total:
             paths = self.clips.paths(self.pairs.questions[number].pair)
             state |= {"ready": all(path.exists() for path in paths),
@@ -79,7 +88,7 @@ class Session:
         if done % SAVE_EVERY == 0 or done == len(self.pairs.questions) or body["times"]:
             with self.saving:
                 try:
-                    self.command, self.warning = self.save(), ""
+                    self.commands, self.warning = self.save(), ""
                 except (OSError, InputError) as error:
                     self.warning = f"Your answers are saved, but not the file for training: {error}"
                     print(self.warning, file=sys.stderr)
@@ -96,8 +105,12 @@ def valid(body, questions: int) -> bool:
         type(body[name]) in types and 0 <= body[name] <= high for name, (types, high) in ranges.items())  # fmt: skip
 
 
-def make_app(token: str, hosts: list[str], question: str, session: Session) -> Flask:
-    """The application. `hosts`: the values of the Host header that are let in."""
+def make_app(token: str, hosts: list[str], texts: dict[str, str], session: Session) -> Flask:
+    """The application.
+
+    Args:
+        hosts: the values of the Host header that are let in.  texts: what stands in the page for QUESTION and ABOUT.
+    """
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
     origins = [f"http://{host}" for host in hosts]
@@ -131,7 +144,8 @@ def make_app(token: str, hosts: list[str], question: str, session: Session) -> F
     @app.get(f"/{token}/")
     def page() -> Response:
         nonce = secrets.token_urlsafe(16)
-        text = PAGE.read_text().replace("NONCE", nonce).replace("QUESTION", html.escape(question))
+        shown = texts | {"NONCE": nonce}
+        text = re.sub("|".join(shown), lambda found: html.escape(shown[found[0]]), PAGE.read_text())
         return Response(text, mimetype="text/html", headers={"Content-Security-Policy": POLICY.format(nonce)})
 
     @app.get(f"/{token}/question")
@@ -153,6 +167,15 @@ def make_app(token: str, hosts: list[str], question: str, session: Session) -> F
         if number >= last:
             abort(404, "no such question")
         path = session.videos(session.pairs.questions[number])[side == "right"]
+        return clip(path)
+
+    @app.get(f"/{token}/example")
+    def example() -> Response:
+        if not session.clips.example:
+            abort(404, "there is none")
+        return clip(session.clips.path(*session.clips.example))
+
+    def clip(path: Path) -> Response:
         if not path.exists():
             abort(404, "not rendered yet")
         return send_file(path.resolve(), mimetype="video/webm", conditional=True, max_age=3600)
@@ -161,7 +184,7 @@ def make_app(token: str, hosts: list[str], question: str, session: Session) -> F
 
 
 @contextmanager
-def serve(host: str, port: int, token: str, question: str, session: Session) -> Iterator[int]:
+def serve(host: str, port: int, token: str, texts: dict[str, str], session: Session) -> Iterator[int]:
     """Serve the page from a thread while the block runs; gives the port. InputError: host or port cannot be had."""
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)  # a line a request
     try:
@@ -170,7 +193,7 @@ def serve(host: str, port: int, token: str, question: str, session: Session) -> 
         reason = getattr(error, "strerror", None) or "is in use, or not of this machine"
         raise InputError(f"--host {host} --port {port}: {reason}; choose others, or --port 0") from None
     names = (host, "localhost") if host == "127.0.0.1" else (host,)  # what browsers call this server
-    server.app = make_app(token, [f"{name}:{server.port}" for name in names], question, session)
+    server.app = make_app(token, [f"{name}:{server.port}" for name in names], texts, session)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
