@@ -64,6 +64,10 @@ def rendering(data_dir: Path, folder: Path) -> dict:
     return options | {"env": options["env"] | {"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "egl"}}
 
 
+SHORT = "--use-replay --total-steps 20000 --eval-every 1000 --actor-average 0.002"
+"""of the command for a suite whose defaults are for many labels"""
+
+
 # ---------------------------------------------------------------- a person
 class Label:
     """The command, running; `stop(signal)` ends it."""
@@ -218,9 +222,9 @@ def test_a_person_labels_ten_pairs(data_dir, tmp_path, can_render):
             person.answer(choice)
         person.wait("state.done")
         shown = person.driver.find_element("id", "command").text
-        assert shown.endswith("--preferences labels/drawer-open-v2.npz --preference-batch-size 5 --use-replay")
+        assert shown.endswith(f"--preferences labels/drawer-open-v2.npz --preference-batch-size 5 {SHORT}")
         clone = person.driver.find_element("id", "clone").text
-        assert clone.endswith("algorithms/bc.py --env drawer-open-v2 --use-replay")
+        assert clone.endswith(f"algorithms/bc.py --env drawer-open-v2 {SHORT}")
         errors = [line for line in person.console() if "net::ERR_CONNECTION" not in line]  # by the killed server
         assert not errors
         said = label.stop()
@@ -329,16 +333,17 @@ def test_commands_that_train(tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     args = label_main.LabelArgs(env="drawer-open-v2", data_dir=default_data_dir())
     assert label_main.training_commands(args, TASK, Path("labels/x.npz"), 40, 25) == [
-        "python algorithms/ipl_iql.py --env drawer-open-v2 --preferences labels/x.npz --use-replay",
-        "python algorithms/bc.py --env drawer-open-v2 --use-replay"]  # fmt: skip
-    args = label_main.LabelArgs(dataset="data/my file.hdf5", data_dir=default_data_dir())
-    own = "--env tests.dots:Dot-v0 --dataset 'data/my file.hdf5' --preferences x.npz --preference-batch-size 3"
+        f"python algorithms/ipl_iql.py --env drawer-open-v2 --preferences labels/x.npz {SHORT}",
+        f"python algorithms/bc.py --env drawer-open-v2 {SHORT}"]  # fmt: skip
+    args = label_main.LabelArgs(dataset=("data/my file.hdf5", "more.hdf5"), data_dir=default_data_dir())
+    own = "--env tests.dots:Dot-v0 --dataset 'data/my file.hdf5' more.hdf5 --preferences x.npz"
+    own += " --preference-batch-size 3"
     found = label_main.training_commands(args, suites.resolve(DOT), Path("x.npz"), 6, 10)
     assert found == [
         f"python algorithms/{name}.py {own} --segment-length 10 --use-replay" for name in ("ipl_iql", "bc")
     ]
-    args.dataset = "minari:my/data-v0"
-    found = label_main.training_commands(args, TASK, Path("x.npz"), 16, 25)[0]
+    args.dataset = ("minari:my/data-v0",)
+    found = label_main.training_commands(args, suites.resolve(DOT), Path("x.npz"), 16, 25)[0]
     assert found == "python algorithms/ipl_iql.py --dataset minari:my/data-v0 --preferences x.npz --use-replay"
 
 
@@ -631,7 +636,7 @@ def film(path: Path, pictures: list[list[np.ndarray]], kind: str = "webm") -> Pa
 
 def said_by(tmp_path: Path, **flags) -> str:
     """The one line that the command ends with."""
-    flags = {"dataset": str(tmp_path / "d.hdf5"), "workers": 1} | flags
+    flags = {"dataset": (str(tmp_path / "d.hdf5"),), "workers": 1} | flags
     with pytest.raises(InputError) as error:
         label_main.main(label_main.LabelArgs(labels_dir=tmp_path / "l", data_dir=tmp_path, **flags))
     assert "\n" not in str(error.value)
@@ -677,14 +682,36 @@ def test_clips_are_cut_from_videos_frame_by_frame(tmp_path, kind):
     """The seeds of the file do not replay, and need not."""
     pictures, path = record(tmp_path / "d.hdf5", "Unseeded"), tmp_path / "d.hdf5"
     film(path, pictures, kind)
-    task = task_of("", str(path))
-    episodes, videos = read_source(path, task)
+    task = task_of("", (str(path),))
+    episodes, videos = read_source([path], task)
     with closing(Workers(1)) as workers:
         check_videos(videos, episodes, [0, 1, 2, 3], workers)
     cuts = list(cut(videos[1], {7, 8, 20}))
     assert all(np.abs(a.astype(int) - pictures[1][t]).mean() < 6 for a, t in zip(cuts, (7, 8, 20), strict=True))
     assert make_clip(task, episodes[1], 7, 10, 4, tmp_path / "clip.webm", videos[1]) == ""
     assert count_frames(tmp_path / "clip.webm") == 4
+
+
+def test_a_teacher_answers_the_questions_of_two_files(tmp_path, capsys):
+    """Policies of two files are different ones; the label names the larger return of the drawn segments."""
+    files = tuple(str(tmp_path / f"{name}.hdf5") for name in "ab")
+    for file in files:
+        record(Path(file))
+    args = label_main.LabelArgs(dataset=files, pairs=30, teacher=("perfect",), labels_dir=tmp_path, workers=1)
+    label_main.main(args)
+    task, paths = suites.resolve(DOT), list(map(Path, files))
+    assert f" --dataset {files[0]} {files[1]} --preferences {tmp_path}/Dot-v0.npz " in capsys.readouterr().out
+    episodes, _ = read_source(paths, task)
+    assert [e.policy for e in episodes] == [0] * 4 + [1] * 4
+    project = {"seed": 0, "steps": 10, "balance": False, "draw": "episodes"}
+    segments = draw_questions(episodes, 30, project).segments
+    assert {e // 4 for e in segments[..., 0].flat} == {0, 1}
+    returns = np.array([[episodes[e].reward[t : t + 10].astype(float).sum() for e, t in pair] for pair in segments])
+    found = read_arrays(tmp_path / "Dot-v0.npz")
+    assert found["label"].tolist() == (0.5 + 0.5 * np.sign(returns[:, 1] - returns[:, 0])).tolist()
+    film(paths[0], [[np.zeros((32, 32, 3), np.uint8)] * 40] * 4)
+    with pytest.raises(InputError, match=r"b\.hdf5: has no videos beside it, unlike .*a\.hdf5; bring them for all"):
+        read_source(paths, task)
 
 
 def test_a_robot_that_nobody_simulates_is_labelled_from_its_videos(tmp_path):

@@ -27,16 +27,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+
 from common import suites
 from common.arrays import fingerprint
 from common.cli import Signals, default_data_dir, parse_args, user_errors
+from common.data import joined, listed
 from common.errors import InputError, Interrupted
 from common.rollouts import require_rendering
-from common.suites.base import Task
+from common.suites.base import Episode, Preferences, Task, describe_pairs
 from common.workers import Workers, available_cpus
-from tools.label.answers import MERGED, dataset_of, merge, open_answers, stem_of, write_pairs
+from tools import teachers
+from tools.label.answers import MERGED, datasets_of, merge, open_answers, stem_of, write_pairs
 from tools.label.clips import WAY_OUT, Clips, check_videos, read_source, seconds_of_step, task_of
-from tools.label.questions import draw_questions, example_of, segment_steps
+from tools.label.questions import Pairs, draw_questions, example_of, segment_steps
 from tools.label.server import Session, serve
 
 FEW = 16
@@ -69,14 +73,17 @@ class LabelArgs:
     """pair episodes of two policies that began with one seed, at one time"""
     balance: bool = False
     """draw one segment of each pair from the better half of the episodes by return"""
+    teacher: tuple[str, ...] = ()
+    """let a simulated teacher answer all questions, without a page: `perfect`, which prefers the larger return, or the
+    words of tools.dataset --teacher"""
     merge: bool = False
     """write the answers of all labellers as labels/ENV-merged.npz, print their agreement, and end"""
     keep_all: bool = False
     """with --merge: keep every labeller's answer; else the majority's, and a tie where there is none"""
     labels_dir: Path = Path("labels")
     """folder of the answers"""
-    dataset: str = ""
-    """offline dataset instead of the environment's own: a file (.hdf5), or minari:ID. Where FILE.hdf5.videos/ holds
+    dataset: tuple[str, ...] = ()
+    """offline datasets instead of the environment's own: files (.hdf5), or minari:ID. Where FILE.hdf5.videos/ holds
     episode-N.webm or .mp4, one frame a step, these are shown and no simulator is needed"""
     data_dir: Path = Path("data")
     """folder of the datasets and of the videos (IPL_DATA_DIR, if set, is the default)"""
@@ -111,12 +118,14 @@ def training_commands(args: LabelArgs, task: Task, npz: Path, labelled: int, ste
     the current folder.
     """
     folder = Path(os.path.relpath(Path(__file__).resolve().parents[2] / "algorithms"))
-    data = [] if suites.env_of(args.dataset) else ["--env", task.env]
-    data += ["--dataset", args.dataset] if args.dataset else []
+    data = [] if any(map(suites.env_of, args.dataset)) else ["--env", task.env]
+    data += ["--dataset", *args.dataset] if args.dataset else []
     pairs = ["--preferences", str(npz)]
     pairs += ["--preference-batch-size", str(max(1, labelled // 2))] if labelled < FEW else []
     pairs += ["--segment-length", str(min(steps, WINDOW))] if steps < max(WINDOW, fixed_segment(task)) else []
     last = ["--use-replay"]
+    if task.suite not in ("gym", "minari"):  # whose defaults they are; others' are those of papers, for many labels
+        last += "--total-steps 20000 --eval-every 1000 --actor-average 0.002".split()
     last += ["--data-dir", str(args.data_dir)] if args.data_dir != default_data_dir() else []
     needed = pairs if args.dataset else []  # such a file may hold no pairs, and every script reads some
     return [shlex.join(["python", str(folder / "ipl_iql.py"), *data, *pairs, *last]),
@@ -138,13 +147,17 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
         raise InputError(f"--host {args.host}: name one address of this machine, such as {socket.gethostname()}")
     if args.balance and args.same_start:
         raise InputError("--balance --same-start: draw by return or by seed; leave one out")
-    if not (path.exists() or args.dataset):  # the first start: before a dataset is built for nothing
+    if not (path.exists() or args.dataset or args.teacher):  # the first start: before a dataset is built for nothing
         require_rendering(workers, task, f"--env {task.env}")
-    dataset = dataset_of(args, task, workers)
-    episodes, videos = read_source(dataset, task)
+    datasets = datasets_of(args, task, workers)
+    episodes, videos = read_source(datasets, task)
     steps = args.segment or fixed_segment(task) or segment_steps(episodes)
-    project = {"env": task.env, "dataset": fingerprint(dataset), "seed": args.seed, "balance": args.balance,
+    project = {"env": task.env, "dataset": fingerprint(*datasets), "seed": args.seed, "balance": args.balance,
                "draw": "same-start" if args.same_start else "episodes", "steps": steps}  # fmt: skip
+    if args.teacher:
+        labelled = teach(args.teacher, npz, episodes, draw_questions(episodes, args.pairs, project))
+        print(*training_commands(args, task, npz, labelled, steps), sep="\n")
+        return
     example = example_of(episodes, args.example)
     draw_questions(episodes, 1, project)  # what cannot be drawn leaves no file behind
     with open_answers(path, project) as answers:
@@ -153,7 +166,7 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
         clips = Clips(task, episodes, pairs, folder, args.frames, workers, videos, example)
         order = [question.pair for question in pairs.questions if question.number not in answers.given]
         print(f"{len(answers.given)} of {len(pairs.questions)} questions are answered", flush=True)
-        check_first(dataset, clips, order)
+        check_first(listed(datasets), clips, order)
         seconds = None if videos else workers.run(seconds_of_step, [(task,)])[0]
 
         def save() -> list[str]:
@@ -172,13 +185,27 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
         print(*answers.summary(pairs), *save(), sep="\n")
 
 
+def teach(words: tuple[str, ...], npz: Path, episodes: list[Episode], pairs: Pairs) -> int:
+    """Write the pairs as a simulated teacher labels them. Returns their number."""
+    columns = ([getattr(e, name) for e in episodes] for name in ("obs", "action", "reward"))
+    obs, action, reward = map(joined, columns)
+    row = np.cumsum([0, *(len(e.action) for e in episodes[:-1])])
+    start = row[pairs.segments[..., 0]] + pairs.segments[..., 1]
+    p = Preferences(obs, action, start, np.zeros(len(start), np.float32), pairs.steps, reward)
+    teacher = teachers.parse(words)
+    p = teachers.labelled_by(p, teacher)
+    teachers.write(npz, p, teacher)
+    print(npz, *describe_pairs(p), sep="\n")
+    return len(p.label)
+
+
 def mark_of(videos: list[Path]) -> str:
     """Tells clips that were cut from other videos apart; empty: they are replayed."""
     stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in videos]
     return f"_{hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]}" if videos else ""
 
 
-def check_first(dataset: Path, clips: Clips, order: list[int]) -> None:
+def check_first(dataset: str, clips: Clips, order: list[int]) -> None:
     """Make the clips of the first question. InputError: they cannot be had, and so most likely no others."""
     if clips.videos:
         numbers = {int(e) for e in clips.pairs.segments[..., 0].flat} | ({clips.example[0]} if clips.example else set())

@@ -23,7 +23,7 @@ import numpy as np
 
 from common import suites
 from common.arrays import fingerprint
-from common.data import read_preferences
+from common.data import listed, read_preferences
 from common.errors import InputError, remedy
 from common.locks import atomic, try_lock
 from common.suites.base import Episode, Task
@@ -207,11 +207,9 @@ def stem_of(env: str) -> str:
 
 
 # ---------------------------------------------------------------- several labellers
-def dataset_of(args, task: Task, workers) -> Path:
-    """--dataset, or the environment's own. InputError: it cannot be had."""
-    if args.dataset and not suites.env_of(str(args.dataset)):
-        return Path(args.dataset)
-    return suites.own_dataset(task, args.data_dir, workers, "name one with --dataset FILE.hdf5")
+def datasets_of(args, task: Task, workers) -> list[Path]:
+    """Those of --dataset, or the environment's own. InputError: they cannot be had."""
+    return suites.find_datasets(args.dataset, task, args.data_dir, workers, "name one with --dataset FILE.hdf5")
 
 
 def kappa(a: dict[int, float], b: dict[int, float]) -> tuple[int, float, float]:
@@ -251,11 +249,11 @@ def merge(args, task: Task, workers) -> tuple[Path, int, int]:
             found[path] = answers
     if not found:
         raise InputError(f"--merge: {args.labels_dir}: holds no answers for {task.env}; label some first")
-    project, dataset = next(iter(found.values())).project, dataset_of(args, task, workers)
-    episodes, _ = read_source(dataset, task)
+    project, datasets = next(iter(found.values())).project, datasets_of(args, task, workers)
+    episodes, _ = read_source(datasets, task)
     for path, answers in found.items():
-        if answers.project != project | {"dataset": fingerprint(dataset)}:
-            raise InputError(f"--merge: {path}: is not of the same pairs as {next(iter(found))} and {dataset}")
+        if answers.project != project | {"dataset": fingerprint(*datasets)}:
+            raise InputError(f"--merge: {path}: is not of the same pairs as {next(iter(found))} and {listed(datasets)}")
     pairs = draw_questions(episodes, max(answers.pairs for answers in found.values()), project)
     labels = {path: answers.labels(pairs) for path, answers in found.items()}
     for answers in found.values():

@@ -4,6 +4,7 @@ videos of whole episodes that lie beside the dataset, FILE.videos/episode-N.webm
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,15 +34,15 @@ UNTIMED = ["-fps_mode", "passthrough"]
 
 
 # ---------------------------------------------------------------- where the pictures come from
-def task_of(env: str, dataset: str) -> Task:
-    """The task of --env and --dataset. Where there are videos no simulator is made: it may be a real robot's.
+def task_of(env: str, names: tuple[str, ...]) -> Task:
+    """The task of --env and the first --dataset. Where it has videos no simulator is made: it may be a real robot's.
 
     Raises:
         InputError: neither says the environment, or there is no such one.
     """
-    path = Path(dataset)
-    if not dataset or suites.env_of(dataset):
-        return suites.resolve(env or ("" if dataset else "drawer-open-v2"), dataset=dataset)
+    if not names or any(map(suites.env_of, names)):
+        return suites.resolve(env or ("" if names else "drawer-open-v2"), dataset=names)
+    path = Path(names[0])
     filmed = videos_of(path).is_dir()
     arrays = read_arrays(path, lambda name: filmed and name in ("obs", "action"))
     env = env or arrays["protocol"].get("env", "")
@@ -52,17 +53,34 @@ def task_of(env: str, dataset: str) -> Task:
             suite, env = suites.identify(env)
         except InputError:
             suite = "gym"  # nobody has a simulator of it
-        return Task(suite, env, arrays["obs"].shape[1], arrays["action"].shape[1])
+        keys = tuple(arrays["protocol"].get("keys", ()))
+        return Task(suite, env, arrays["obs"].shape[1], arrays["action"].shape[1], keys=keys)
     limit = arrays["protocol"].get("max_episode_steps", 0)
     return suites.resolve(env, limit if isinstance(limit, int) else 0)
 
 
-def read_source(dataset: Path, task: Task) -> tuple[list[Episode], list[Path]]:
-    """The dataset's episodes, and the video of each where some lie beside it, else none.
+def read_source(datasets: list[Path], task: Task) -> tuple[list[Episode], list[Path]]:
+    """The episodes of all datasets, and the video of each where some lie beside them, else none. Policies of two files
+    count as different ones.
 
     Raises:
-        InputError: the dataset is wrong or does not replay; the videos are not those of its episodes.
+        InputError: a dataset is wrong or does not replay; the videos are not those of its episodes.
     """
+    if len(datasets) == 1:
+        return read_file(datasets[0], task)
+    episodes, videos, policies = [], [], 0
+    for dataset in datasets:
+        own, found = read_file(dataset, task)
+        if episodes and bool(found) != bool(videos):
+            has = f"has {'' if found else 'no '}videos beside it, unlike {datasets[0]}"
+            raise InputError(f"--dataset {dataset}: {has}; bring them for all files, or move them away to replay all")
+        episodes += [dataclasses.replace(e, policy=policies + (e.policy or 0)) for e in own]
+        videos, policies = videos + found, 1 + max(e.policy for e in episodes)
+    return episodes, videos
+
+
+def read_file(dataset: Path, task: Task) -> tuple[list[Episode], list[Path]]:
+    """Those of one dataset."""
     episodes, folder = suites.SUITES[task.suite].read_episodes(dataset, task), videos_of(dataset)
     if not folder.is_dir():
         return episodes, []
