@@ -120,7 +120,7 @@ class Person:
         if self.script("$('example').open"):
             self.wait("$('video-example').readyState >= 4")
             self.driver.find_element("id", "close").send_keys("\ue007")
-            self.wait("!$('example').open")
+            self.wait("!$('example').open && $('video-example').paused")
 
     def number(self) -> int:
         return self.script("state.number")
@@ -204,7 +204,7 @@ def test_a_person_labels_ten_pairs(data_dir, tmp_path, can_render):
         person.driver.find_element("tag name", "body").send_keys(KEYS["left"])
         assert person.number() == 4 and "green ball is the goal" in person.script("$('example').innerText")
         person.driver.find_element("id", "close").click()
-        person.wait("!$('example').open && playing")
+        person.wait("!$('example').open && playing && $('video-example').paused")  # what closing sets off has run
         person.answer("back")
         assert person.number() == 3 and person.script("document.getElementById('skip').ariaPressed") == "true"
         answers[3] = "right"
