@@ -26,9 +26,9 @@ from common.data import join_pairs, read_preferences
 from common.download import probe
 from common.errors import InputError
 from common.suites.base import PAIRS, Preferences, Recipe, Task, describe_pairs
-from common.suites.metaworld import convert_lire
 from common.workers import Workers, available_cpus
 from tools import teachers
+from tools.lire import convert_lire
 
 
 @dataclass
