@@ -153,6 +153,18 @@ def test_build_command(tmp_path, capsys):
         parse_args(dataset.DatasetArgs(), ["--episodes", "0"])
 
 
+def test_some_kinds_of_episodes_alone_are_those_of_the_whole_dataset(path, tmp_path, capsys):
+    flags = ["--kinds", "cross", "random", "--episodes", "1", "--pairs", "20", "--data-dir", str(tmp_path)]
+    dataset.main(parse_args(dataset.DatasetArgs(), flags))
+    (made,) = (tmp_path / "metaworld").glob("*_seed-0_random-cross.hdf5")
+    assert "expert" not in capsys.readouterr().out.split(made.name)[1]
+    suite = suites.SUITES["metaworld"]
+    some, whole = suite.read_episodes(made, TASK), suite.read_episodes(path, TASK)
+    assert len(some) == 2 and read_rows(made, TASK)["episodes/kind"].tolist() == [2, 3]
+    for own, other in zip(some, whole[2:], strict=True):
+        assert own.state == other.state and (own.obs == other.obs).all() and (own.action == other.action).all()
+
+
 def test_evaluation_is_the_same_for_any_number_of_workers():
     rng = np.random.default_rng(0)
     actor = {"w0": rng.normal(size=(1, 39, 4)).astype(np.float32), "b0": np.zeros((1, 1, 4), np.float32)}

@@ -137,6 +137,7 @@ class MetaWorldSuite(Suite):
 
     def dataset(self, task: Task, folder: Path, workers, recipe: Recipe = Recipe()) -> Path:  # noqa: B008 (frozen)
         what = f"episodes-{recipe.episodes}_noise-{recipe.noise:g}_pairs-{recipe.pairs}_seed-{recipe.seed}"
+        what += f"_{'-'.join(recipe.kinds)}" if recipe.kinds else ""
         path = folder / "metaworld" / f"{task.env}_{what}.hdf5"
         return build_once(path, lambda: build(path, task.env, recipe, workers), workers.stop)
 
@@ -295,14 +296,16 @@ def plan(env: str, episodes: int, seed: int) -> list[tuple[str, str, list[int]]]
 
 def build(path: Path, env: str, recipe: Recipe, workers) -> None:
     """Collect a dataset and write it as HDF5 in the layout that `Suite` reads."""
-    jobs, episodes, seed = plan(env, recipe.episodes, recipe.seed), recipe.episodes, recipe.seed
-    with tqdm(total=4 * episodes, desc=f"building {path.name}", unit="episode", disable=None) as bar:
+    episodes, seed, kinds = recipe.episodes, recipe.seed, recipe.kinds or KINDS
+    jobs = [job for job in plan(env, episodes, seed) if job[0] in kinds]
+    with tqdm(total=len(kinds) * episodes, desc=f"building {path.name}", unit="episode", disable=None) as bar:
         done = workers.run(
             collect, [(env, seed, recipe.noise, *job) for job in jobs], lambda part: bar.update(len(part))
         )
     collected = {number: episode for (*_, numbers), part in zip(jobs, done, strict=True)
                  for number, episode in zip(numbers, part, strict=True)}  # fmt: skip
-    parts = [collected[i] for i in range(4 * episodes)]
+    numbers = np.array(sorted(collected))
+    parts = [collected[number] for number in numbers]
     length = np.array([len(p[1]) for p in parts])
     row = np.concatenate([[0], np.cumsum(length + 1)[:-1]])
     # one row more than steps: zeros stand beside the final observation
@@ -315,6 +318,8 @@ def build(path: Path, env: str, recipe: Recipe, workers) -> None:
                 "success_steps": SUCCESS_STEPS, "reward": "metaworld v2", "kinds": KINDS,
                 "versions": {name: version(name) for name in ("metaworld", "mujoco", "numpy")}}  # fmt: skip
     arrays = {"obs": np.concatenate([p[0] for p in parts]), "action": action, "reward": reward, "success": success,
-              "episodes/row": row, "episodes/length": length, "episodes/kind": np.repeat(np.arange(4), episodes),
+              "episodes/row": row, "episodes/length": length, "episodes/kind": numbers // episodes,
               "preferences/start": start, "preferences/label": label}  # fmt: skip
+    if recipe.kinds:  # else their numbers, and so their seeds, are those of the rows
+        arrays["episodes/seed"] = np.array([seed_of(*of_dataset(seed, number, 0)) for number in numbers])
     write_hdf5(path, arrays, protocol)
