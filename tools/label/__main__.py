@@ -3,6 +3,7 @@
     python -m tools.label --env drawer-open-v2 --pairs 100
     python -m tools.label --env my_package:My-v0 --dataset data/mine.hdf5 --pairs 50
     python -m tools.label --env drawer-open-v2 --merge       # the answers of several people -> one NPZ
+    python -m tools.label --dataset data/both.hdf5 --judge   # which of its policies is better
 
 A question is a pair of segments of the offline dataset, shown as two videos: replayed in the simulator, or cut from the
 videos beside the dataset. After each ten pairs, one of them is asked again with its sides swapped. Every answer is a
@@ -250,7 +251,8 @@ def main(args: LabelArgs) -> None:
           suppress(Interrupted)):  # fmt: skip
         if args.merge:
             merged = merge(args, task, workers)
-            print(*([] if args.judge else training_commands(args, task, *merged)), sep="\n")
+            if not args.judge:
+                print(*training_commands(args, task, *merged), sep="\n")
         else:
             label(args, task, workers, signals)
 

@@ -174,7 +174,7 @@ def open_answers(path: Path, project: dict) -> Iterator[Answers]:
         if found != project:
             name = next(k for k in project | found if found.get(k) != project.get(k))
             raise InputError(f"{path}: was begun with {name} {found.get(name)!r}, not {project.get(name)!r}; "
-                             f"give that{FLAGS.get(name, '')}, or choose another --name")  # fmt: skip
+                             f"give that{FLAGS.get(name, '')}, or choose another --name or --labels-dir")  # fmt: skip
         yield answers
 
 

@@ -85,11 +85,12 @@ def compared(first: str, second: str, first_won: int, ties: int, second_won: int
     """
     from scipy.stats import beta, binomtest  # a second's import, which labelling does not need
 
+    equal = f"{ties} tie{'s' * (ties != 1)}"
     if not first_won + second_won:
-        return f"{first} and {second}: {ties} ties, and no other pair"
+        return f"{first} and {second}: {equal}, and no other pair"
     won, lost = max(first_won, second_won), min(first_won, second_won)
     better, other = (first, second) if first_won > second_won else (second, first)
     low, high = binomtest(won, won + lost).proportion_ci(0.95, method="exact")
-    sure = math.floor(1000 * beta.sf(0.5, 1 + won, 1 + lost)) / 1000  # never 1
-    return (f"{better} is preferred to {other} in {won} of {won + lost} pairs ({ties} ties), 95 % interval {low:.2f} "
+    sure = min(0.999, math.floor(1000 * beta.sf(0.5, 1 + won, 1 + lost)) / 1000)  # never 1
+    return (f"{better} is preferred to {other} in {won} of {won + lost} pairs ({equal}), 95 % interval {low:.2f} "
             f"to {high:.2f}; it is better with probability {sure:.3f} (prior: Beta(1, 1))")  # fmt: skip
