@@ -51,7 +51,7 @@ _ipl_setup() {
     # robosuite insists on EGL unless told otherwise; with glx every environment runs on a machine without any GL
     # library, but cannot render.
     if [ -z "${MUJOCO_GL:-}" ]; then
-        if _ipl_has libEGL.so; then MUJOCO_GL=egl; elif _ipl_has libOSMesa.so; then MUJOCO_GL=osmesa; else MUJOCO_GL=glx; fi
+        if _ipl_has libEGL.so && _ipl_has -e libOpenGL.so -e libGL.so; then MUJOCO_GL=egl; elif _ipl_has libOSMesa.so; then MUJOCO_GL=osmesa; else MUJOCO_GL=glx; fi
     fi
     export MUJOCO_GL
     if [ "$MUJOCO_GL" = egl ] || [ "$MUJOCO_GL" = osmesa ]; then export PYOPENGL_PLATFORM=${PYOPENGL_PLATFORM:-$MUJOCO_GL}; fi
@@ -88,6 +88,6 @@ print("env", *words)'
 }
 
 # not grep -q: under pipefail ldconfig would fail when grep ends first
-_ipl_has() { { ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null; } | grep "$1" >/dev/null; }
+_ipl_has() { { ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null; } | grep "$@" >/dev/null; }
 
 _ipl_setup

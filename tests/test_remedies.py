@@ -208,6 +208,7 @@ def test_products_keep_their_digits_whenever_onednn_began():
      "set MUJOCO_EGL_DEVICE_ID=0"),
     ("ValueError: invalid literal for int() with base 10: 'GPU-1a2b'", "set MUJOCO_EGL_DEVICE_ID=0"),
     ("AttributeError: 'NoneType' object has no attribute 'eglQueryString'", "install libegl1"),
+    ("ArgumentError: argument 1: AttributeError: 'NoneType' object has no attribute 'glGetError'", "libopengl0"),
     ("ImportError: Cannot initialize a EGL device display. This likely means", "install libegl1"),
     ("an OpenGL platform library has not been loaded into this process", "install libegl1"),
     ("invalid value for environment variable MUJOCO_GL: foo", "unset MUJOCO_GL"),

@@ -40,7 +40,12 @@ def test_two_at_once_install_once_a_third_only_activates_and_a_failure_is_tried_
     assert {out.strip() for out, _ in said} == {str(repository / ".venv")}
     third = subprocess.run(SOURCE, **options(repository))
     assert third.returncode == 0 and third.stderr.count("\n") == 1 and "activated .venv" in third.stderr
-    assert "MUJOCO_GL=" in third.stderr
+    (fake := repository / "fake").mkdir()
+    for found, renderer in (("libEGL.so.1", "glx"), ("libEGL.so.1 libOpenGL.so.0", "egl"), ("libOSMesa.so", "osmesa")):
+        (fake / "ldconfig").write_text(f"#!/bin/sh\nprintf '%s\\n' {found}\n")
+        (fake / "ldconfig").chmod(0o755)
+        done = subprocess.run(SOURCE, **options(repository, PATH=f"{fake}:{os.environ['PATH']}"))
+        assert f"MUJOCO_GL={renderer}\n" in done.stderr
     good = (repository / "requirements.txt").read_text()
     (repository / "requirements.txt").write_text("termcolor==0.0.0.0\n")
     failed = subprocess.run(SOURCE, **options(repository))

@@ -39,8 +39,10 @@ class GymSuite(Suite):
                 importlib.import_module(module)
             except Exception as error:  # whatever the user's module raises
                 reason = (str(error).splitlines() or [""])[0]
+                way = "" if f"No module named '{module.split('.')[0]}" in reason else simulator_remedy(reason)
+                way = way or "start in its folder, or put that on PYTHONPATH"
                 raise InputError(f"--env {env}: the module {module} cannot be imported ({type(error).__name__}: "
-                                 f"{reason}); start in its folder, or put that on PYTHONPATH") from None  # fmt: skip
+                                 f"{reason}); {way}") from None  # fmt: skip
             if name not in gymnasium.registry:
                 near = difflib.get_close_matches(name, gymnasium.registry, n=3)
                 hint = f"did you mean {', '.join(near)}?" if near else f"{module} must call gymnasium.register"
