@@ -99,6 +99,6 @@ def simulator_remedy(said: str) -> str:
         return 'its constructor must take render_mode="rgb_array", and its render() return (height, width, 3) uint8'
     if GL.search(said.replace("_", " ")):
         other = f"; or unset MUJOCO_EGL_DEVICE_ID={device}" if device else ""
-        return ("install libegl1, libopengl0 and libgl1-mesa-dri, or libosmesa6, unset MUJOCO_GL and source setup_shell.sh again"
-                + other)  # fmt: skip
+        return ("install libegl1, libopengl0 and libgl1-mesa-dri, or libosmesa6, unset MUJOCO_GL and source "
+                f"setup_shell.sh again{other}")  # fmt: skip
     return ""

@@ -170,7 +170,7 @@ def documented(*words: str) -> list[list[str]]:
     block = block.replace("\\\n", " ").replace("my_package:controller", STILL).replace("my_package:My-v0", DOT)
     few = "--total-steps 4 --eval-episodes 1 --hidden-sizes 8 --threads 1 --no-compile --preference-batch-size 3"
     small = {"tools.record": "--episodes 3 --workers 1", "tools.label": "--workers 1",
-             "ipl_iql": f"{few} --segment-length 10"}  # fmt: skip
+             "ipl_iql": few}  # fmt: skip
     lines = [line + " " + next(more for name, more in small.items() if name in line) for line in block.splitlines()]
     return [shlex.split(line.replace("--pairs 50", "--pairs 6").replace("My-v0", "Dot-v0")) for line in lines]
 

@@ -316,7 +316,7 @@ def test_two_policies_from_one_start_are_paired_at_one_time():
 
 
 def test_the_segment_and_the_example_suit_the_data():
-    assert [segment_steps(made_up(n)) for n in ((100, 100, 400), (20,), (1000,))] == [25, 10, 50]
+    assert [segment_steps(made_up(n)) for n in ((100, 100, 400), (20,), (1000,))] == [25, 16, 50]
     episodes = made_up((40, 10, 60))
     assert example_of(episodes, -1) == 2 and example_of(episodes, 1) == 1  # of the largest return
     episodes[1].success = True
@@ -723,7 +723,7 @@ def test_a_robot_that_nobody_simulates_is_labelled_from_its_videos(tmp_path):
     film(path, pictures)
     label = Label(tmp_path, tmp_path, "--dataset", "d.hdf5", "--pairs", 4, "--workers", 1)
     try:
-        assert "A clip shows 10 steps." in get(label.url, "")
+        assert "A clip shows 16 steps." in get(label.url, "")
         assert " --env our-robot --dataset d.hdf5 --preferences labels/our-robot.npz " in label_all(label)[0]
     finally:
         label.process.kill()

@@ -60,7 +60,7 @@ class LabelArgs:
     pairs: Annotated[int, "[1, inf)"] = 100
     """pairs to label; more may be asked for later"""
     segment: Annotated[int, "[0, inf)"] = 0
-    """steps of a segment; 0: the suite's own, or of other data a quarter of the median episode, 10 to 50"""
+    """steps of a segment; 0: the suite's own, or of other data a quarter of the median episode, 16 to 50"""
     question: str = ""
     """what the page asks; empty: which one does the task better"""
     task: str = ""

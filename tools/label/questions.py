@@ -18,8 +18,8 @@ NEAR = 5
 DRAWS = ("episodes", "same-start", "between", "between-same-start", "judge", "windows")
 """episodes uniformly, then a segment within; two policies from one start; two policies uniformly, then an episode of
 each; both; every two policies in turn, each start once; how projects began that do not say"""
-SHORTEST, LONGEST = 10, 50
-"""steps of a segment that is chosen by the length of the episodes"""
+SHORTEST, LONGEST = 16, 50
+"""steps of a segment that is chosen by the length of the episodes; the shortest is a window of most scripts"""
 
 
 @dataclass(frozen=True)
