@@ -25,7 +25,7 @@ import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -38,6 +38,7 @@ from common.rollouts import require_rendering
 from common.suites.base import Episode, Preferences, Task, describe_pairs
 from common.workers import Workers, available_cpus
 from tools import teachers
+from tools.label import guess
 from tools.label.answers import MERGED, datasets_of, merge, open_answers, stem_of, write_pairs
 from tools.label.clips import WAY_OUT, Clips, check_videos, read_source, seconds_of_step, task_of
 from tools.label.questions import Pairs, draw_questions, example_of, segment_steps
@@ -73,6 +74,10 @@ class LabelArgs:
     """pair episodes of two policies that began with one seed, at one time"""
     balance: bool = False
     """draw one segment of each pair from the better half of the episodes by return"""
+    ask: Literal["uniform", "disagreement"] = "uniform"
+    """pairs as they are drawn, or, from the 21st on, those on which three learned rewards disagree most, one in ten"""
+    guess: bool = True
+    """learn a reward while you label, and show how many of your answers it guessed; without a second core: never"""
     teacher: tuple[str, ...] = ()
     """let a simulated teacher answer all questions, without a page: `perfect`, which prefers the larger return, or the
     words of tools.dataset --teacher"""
@@ -147,6 +152,9 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
         raise InputError(f"--host {args.host}: name one address of this machine, such as {socket.gethostname()}")
     if args.balance and args.same_start:
         raise InputError("--balance --same-start: draw by return or by seed; leave one out")
+    guessing = args.guess and available_cpus() > 1
+    if args.ask != "uniform" and (args.teacher or not guessing):
+        raise InputError(f"--ask {args.ask}: needs answers one by one, guesses and a second core; leave it out")
     if not (path.exists() or args.dataset or args.teacher):  # the first start: before a dataset is built for nothing
         require_rendering(workers, task, f"--env {task.env}")
     datasets = datasets_of(args, task, workers)
@@ -154,6 +162,8 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
     steps = args.segment or fixed_segment(task) or segment_steps(episodes)
     project = {"env": task.env, "dataset": fingerprint(*datasets), "seed": args.seed, "balance": args.balance,
                "draw": "same-start" if args.same_start else "episodes", "steps": steps}  # fmt: skip
+    if args.ask != "uniform":
+        project["ask"] = args.ask
     if args.teacher:
         labelled = teach(args.teacher, npz, episodes, draw_questions(episodes, args.pairs, project))
         print(*training_commands(args, task, npz, labelled, steps), sep="\n")
@@ -162,6 +172,7 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
     draw_questions(episodes, 1, project)  # what cannot be drawn leaves no file behind
     with open_answers(path, project) as answers:
         pairs = draw_questions(episodes, max(args.pairs, answers.pairs), answers.project)
+        pool = guess.open_pool(answers, pairs, episodes) if args.ask != "uniform" else None
         folder = args.data_dir / "videos" / f"{stem_of(task.env)}_{project['dataset']}{mark_of(videos)}"
         clips = Clips(task, episodes, pairs, folder, args.frames, workers, videos, example)
         order = [question.pair for question in pairs.questions if question.number not in answers.given]
@@ -177,12 +188,18 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
         session, token = Session(answers, pairs, clips, save), secrets.token_urlsafe(16)
         with serve(args.host, args.port, token, texts_of(args, task, steps, seconds), session) as port:
             announce(args, port, token)
-            renderer = threading.Thread(target=clips.render_all, args=(order,))
-            renderer.start()
+            jobs = [(clips.render_all, order) if pool is None else
+                    (guess.render_chosen, clips, answers, signals.__bool__)]  # fmt: skip
+            if guessing:
+                jobs.append((guess.keep_guessing, answers, pairs, pool, episodes, signals.__bool__))
+            threads = [threading.Thread(target=job, args=rest) for job, *rest in jobs]
+            for thread in threads:
+                thread.start()
             while not signals:
                 time.sleep(0.2)
-        renderer.join()  # the signal stops it too
-        print(*answers.summary(pairs), *save(), sep="\n")
+        for thread in threads:
+            thread.join()  # the signal stops them too
+        print(*answers.summary(pairs), *guess.summary(answers.guessed(pairs)), *save(), sep="\n")
 
 
 def teach(words: tuple[str, ...], npz: Path, episodes: list[Episode], pairs: Pairs) -> int:
