@@ -56,8 +56,7 @@ def test_the_goal_is_hidden_and_drawn_by_the_seed():
     a, b, c = (sim.reset(seed=seed)[0] for sim, seed in ((hidden, 3), (visible, 3), (visible, 4)))
     assert (a[-3:] == 0).all() and (b[-3:] != 0).any() and (a[:-3] == b[:-3]).all()
     assert (b[-3:] != c[-3:]).any()
-    goal = {"goal": visible.goal}
-    assert (visible.reset(seed=5, options=goal)[0] == c).all()  # the goal asked for, whatever the seed
+    assert (visible.reset(seed=3)[0] == b).all()
 
 
 def test_protocol(path):
@@ -152,6 +151,18 @@ def test_build_command(tmp_path, capsys):
     assert all(kind in printed for kind in KINDS) and "10 pairs" in printed
     with pytest.raises(InputError, match="--episodes 0"):
         parse_args(dataset.DatasetArgs(), ["--episodes", "0"])
+
+
+def test_some_kinds_of_episodes_alone_are_those_of_the_whole_dataset(path, tmp_path, capsys):
+    flags = ["--kinds", "cross", "random", "--episodes", "1", "--pairs", "20", "--data-dir", str(tmp_path)]
+    dataset.main(parse_args(dataset.DatasetArgs(), flags))
+    (made,) = (tmp_path / "metaworld").glob("*_seed-0_random-cross.hdf5")
+    assert "expert" not in capsys.readouterr().out.split(made.name)[1]
+    suite = suites.SUITES["metaworld"]
+    some, whole = suite.read_episodes(made, TASK), suite.read_episodes(path, TASK)
+    assert len(some) == 2 and read_rows(made, TASK)["episodes/kind"].tolist() == [2, 3]
+    for own, other in zip(some, whole[2:], strict=True):
+        assert own.state == other.state and (own.obs == other.obs).all() and (own.action == other.action).all()
 
 
 def test_evaluation_is_the_same_for_any_number_of_workers():

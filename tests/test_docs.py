@@ -12,6 +12,7 @@ import sys
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
+import h5py
 import pytest
 import tyro
 
@@ -165,11 +166,15 @@ def example(tmp_path_factory):
         (folder / block.splitlines()[0].removeprefix("# ")).write_text(block)
     options = environment(folder / "data", folder)
     options["env"]["PYTHONPATH"] = str(REPOSITORY)
-    first = next(words for words in commands(DATA) if "tools.record" in words)
-    for words in (first[1:], ["by_hand.py"]):
+    recorded, taught = (
+        next(words for words in commands(DATA) if word in words) for word in ("tools.record", "--teacher")
+    )
+    for words in (recorded[1:], ["by_hand.py"], taught[1:]):
         done = subprocess.run([sys.executable, *words], **options)
         assert done.returncode == 0, done.stderr
-    return folder, *map(float, re.search(r"good (\S+), bad (\S+)", done.stdout).groups())
+    with h5py.File(folder / "data.hdf5") as file:
+        good, bad = file["reward"][:].reshape(2, -1).sum(1) / 200
+    return folder, good, bad
 
 
 def documented(script: str, flag: str) -> list[str]:
@@ -189,13 +194,12 @@ def test_an_environment_of_ones_own_learns(example):
     assert last > (good + bad) / 2, (last, good, bad)
 
 
-@pytest.mark.parametrize(("script", "dataset"), [("iql", "data.hdf5"), ("ipl_iql", "data.hdf5"),
-                                                 ("ipl_iql", "data/mine.hdf5")])  # fmt: skip
+@pytest.mark.parametrize(("script", "dataset"), [("iql", "data.hdf5"), ("ipl_iql", "data/mine.hdf5")])
 def test_trajectories_of_ones_own_are_read(example, script, dataset):
     """Written by hand and recorded; of the latter the page has the labels, and here those by hand stand in."""
     folder, *_ = example
     small = "--total-steps 4 --eval-episodes 1 --hidden-sizes 8 --threads 1 --no-compile".split()
-    shown = ["pairs.npz" if word.startswith("labels/") else word for word in documented(script, dataset)]
+    shown = [word.replace("labels/", "simulated/") for word in documented(script, dataset)]
     arguments = [*shown, *small, "--run-dir", f"replay-{script}-{Path(dataset).stem}"]
     done = subprocess.run(command(script, *arguments), **environment(folder / "data", folder))
     assert done.returncode == 0, done.stderr

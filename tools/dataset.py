@@ -26,9 +26,10 @@ from common.data import join_pairs, read_preferences
 from common.download import probe
 from common.errors import InputError
 from common.suites.base import PAIRS, Preferences, Recipe, Task, describe_pairs
-from common.suites.metaworld import convert_lire
+from common.suites.metaworld import KINDS
 from common.workers import Workers, available_cpus
 from tools import teachers
+from tools.lire import convert_lire
 
 
 @dataclass
@@ -45,6 +46,8 @@ class DatasetArgs:
     """seed of goals, noise and pairs"""
     pairs: Annotated[int, "[1, inf)"] = PAIRS
     """preference pairs"""
+    kinds: tuple[Literal[KINDS], ...] = ()
+    """kinds of episodes to collect, for a dataset without an expert say; empty: all four"""
     labels: tuple[Literal["human", "crowd", "released"], ...] = ("human", "crowd")
     """labels to download, where the environment has them"""
     dataset: tuple[str, ...] = ()
@@ -87,7 +90,8 @@ def check(args: DatasetArgs, task: Task) -> bool:
 
 def find_datasets(args: DatasetArgs, task: Task) -> list[Path]:
     """--dataset, or the environment's own, built or downloaded if it is not there."""
-    recipe = Recipe(args.episodes, args.noise, args.seed, args.pairs)
+    kinds = tuple(kind for kind in KINDS if kind in args.kinds)
+    recipe = Recipe(args.episodes, args.noise, args.seed, args.pairs, kinds)
     with closing(Workers(args.workers or available_cpus())) as workers:
         way = "name one with --dataset FILE.hdf5"
         return suites.find_datasets(args.dataset, task, args.data_dir, workers, way, recipe)

@@ -49,6 +49,7 @@ class Recipe:
     noise: float = 1.0  # standard deviation, on scripted actions
     seed: int = 0
     pairs: int = PAIRS
+    kinds: tuple[str, ...] = ()  # of episodes; (): all
 
 
 @dataclass(frozen=True)

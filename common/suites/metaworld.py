@@ -22,8 +22,7 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
-from common.arrays import fingerprint, read_pickled_arrays, write_hdf5
-from common.errors import InputError
+from common.arrays import write_hdf5
 from common.locks import build_once
 from common.seeds import of_dataset, seed_of
 from common.suites.base import (
@@ -33,12 +32,9 @@ from common.suites.base import (
     Preferences,
     Recipe,
     Task,
-    check,
-    check_actions,
     draw_pairs,
     hint_at_limit,
     released_by_ipl,
-    segment_returns,
     warn,
 )
 from common.suites.suite import Suite, as_episodes, by_kind, read_rows
@@ -137,10 +133,11 @@ class MetaWorldSuite(Suite):
 
         warnings.filterwarnings("ignore", message="Constant.s. may be too high")  # they overshoot by design
         policy, target = ENV_POLICY_MAP[hidden(task.env).replace("-v2", "-v3")](), sim.unwrapped
-        return lambda obs: policy.get_action(np.append(obs[:-3], target.sim._get_pos_goal()))
+        return lambda obs: policy.get_action(with_goal(obs, target))
 
     def dataset(self, task: Task, folder: Path, workers, recipe: Recipe = Recipe()) -> Path:  # noqa: B008 (frozen)
         what = f"episodes-{recipe.episodes}_noise-{recipe.noise:g}_pairs-{recipe.pairs}_seed-{recipe.seed}"
+        what += f"_{'-'.join(recipe.kinds)}" if recipe.kinds else ""
         path = folder / "metaworld" / f"{task.env}_{what}.hdf5"
         return build_once(path, lambda: build(path, task.env, recipe, workers), workers.stop)
 
@@ -202,20 +199,16 @@ class MetaWorld(gymnasium.Env):
         self.observation_parts = STATE | {f"previous_{name}": size for name, size in STATE.items()} | {"goal": 3}
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.dt = self.sim.dt  # seconds of a step
-        self.goal: np.ndarray | None = None  # what the last reset drew: positions of goal and objects
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """To the state that `seed` draws, or with `options={"goal": GOAL}` to the `goal` of another environment."""
+        """To the state that `seed` draws: positions of goal and objects."""
         super().reset(seed=seed)
-        goal = (options or {}).get("goal")
-        if goal is None:
-            self.sim.seed(int(self.np_random.integers(2**32) if seed is None else seed))
-            self.sim._freeze_rand_vec = False
-            self.sim.reset()
-            goal = self.sim._last_rand_vec.copy()
+        self.sim.seed(int(self.np_random.integers(2**32) if seed is None else seed))
+        self.sim._freeze_rand_vec = False
+        self.sim.reset()
         # A reset places objects twice and moves the simulation on only between the two; with one and the same draw the
         # first observation shows them where they are.
-        self.sim._freeze_rand_vec, self.sim._last_rand_vec, self.goal = True, goal, goal
+        self.sim._freeze_rand_vec = True
         return self.sim.reset()
 
     def step(self, action: np.ndarray):
@@ -230,9 +223,22 @@ class MetaWorld(gymnasium.Env):
 
 # ---------------------------------------------------------------- collection, inside a worker
 @functools.cache
-def sim_of(env: str, role: str) -> MetaWorld:
-    """One a worker, for each role: where the learner sees the goal, "target" and "guide" have the same id."""
+def target_of(env: str) -> MetaWorld:
+    """The learner's environment, one a worker."""
     return MetaWorld(env)
+
+
+@functools.lru_cache(maxsize=1)
+def guide_of(task: str) -> MetaWorld:
+    """Where a scripted policy acts. Nobody asks for its rewards, which take a fifth of a step."""
+    guide = MetaWorld(task + SEEN)
+    guide.sim.evaluate_state = lambda obs, action: (0.0, {})
+    return guide
+
+
+def with_goal(obs: np.ndarray, target: MetaWorld) -> np.ndarray:  # (39,) -> (39,)
+    """The observation as scripted policies need it."""
+    return np.append(obs[:-3], target.sim._get_pos_goal())
 
 
 def collect(env: str, seed: int, noise: float, kind: str, other: str, numbers: list[int]) -> list[tuple]:
@@ -248,8 +254,8 @@ def collect(env: str, seed: int, noise: float, kind: str, other: str, numbers: l
     from metaworld.policies import ENV_POLICY_MAP
 
     warnings.filterwarnings("ignore", message="Constant.s. may be too high")  # scripted policies overshoot by design
-    target = sim_of(env, "target")
-    guide = MetaWorld(other + SEEN) if kind == "cross" else sim_of(other + SEEN, "guide")
+    target = target_of(env)
+    guide = guide_of(other) if kind in ("within", "cross") else None  # an expert acts in the target itself
     episodes = []
     for number in numbers:
         rng = np.random.default_rng(of_dataset(seed, number))
@@ -257,14 +263,13 @@ def collect(env: str, seed: int, noise: float, kind: str, other: str, numbers: l
         if kind == "random":
             actions = rng.uniform(-1, 1, (HORIZON, target.action_space.shape[0]))
         else:
-            goal = {"goal": target.goal} if kind == "expert" else None
-            guide_obs = guide.reset(seed=seed_of(*of_dataset(seed, number, 1)), options=goal)[0]
+            seen = guide.reset(seed=seed_of(*of_dataset(seed, number, 1)))[0] if guide else with_goal(obs, target)
             policy = ENV_POLICY_MAP[other.replace("-v2", "-v3")]()
             bump = rng.normal(0.0, noise, (HORIZON, target.action_space.shape[0]))
         rows: list[list] = [[obs], [], [], []]
         successes = 0
         for t in range(HORIZON):
-            action = actions[t] if kind == "random" else policy.get_action(guide_obs) + bump[t]
+            action = actions[t] if kind == "random" else policy.get_action(seen) + bump[t]
             action = action.clip(-ACTION_LIMIT, ACTION_LIMIT).astype(np.float32)
             obs, reward, _, _, info = target.step(action)
             successes += info["success"] > 0
@@ -272,8 +277,7 @@ def collect(env: str, seed: int, noise: float, kind: str, other: str, numbers: l
                 column.append(item)
             if successes >= SUCCESS_STEPS:
                 break
-            if kind != "random":
-                guide_obs = guide.step(action)[0]
+            seen = guide.step(action)[0] if guide else with_goal(obs, target)
         episodes.append(tuple(np.asarray(column, dtype=np.float32) for column in rows))
     return episodes
 
@@ -292,14 +296,16 @@ def plan(env: str, episodes: int, seed: int) -> list[tuple[str, str, list[int]]]
 
 def build(path: Path, env: str, recipe: Recipe, workers) -> None:
     """Collect a dataset and write it as HDF5 in the layout that `Suite` reads."""
-    jobs, episodes, seed = plan(env, recipe.episodes, recipe.seed), recipe.episodes, recipe.seed
-    with tqdm(total=4 * episodes, desc=f"building {path.name}", unit="episode", disable=None) as bar:
+    episodes, seed, kinds = recipe.episodes, recipe.seed, recipe.kinds or KINDS
+    jobs = [job for job in plan(env, episodes, seed) if job[0] in kinds]
+    with tqdm(total=len(kinds) * episodes, desc=f"building {path.name}", unit="episode", disable=None) as bar:
         done = workers.run(
             collect, [(env, seed, recipe.noise, *job) for job in jobs], lambda part: bar.update(len(part))
         )
     collected = {number: episode for (*_, numbers), part in zip(jobs, done, strict=True)
                  for number, episode in zip(numbers, part, strict=True)}  # fmt: skip
-    parts = [collected[i] for i in range(4 * episodes)]
+    numbers = np.array(sorted(collected))
+    parts = [collected[number] for number in numbers]
     length = np.array([len(p[1]) for p in parts])
     row = np.concatenate([[0], np.cumsum(length + 1)[:-1]])
     # one row more than steps: zeros stand beside the final observation
@@ -312,82 +318,8 @@ def build(path: Path, env: str, recipe: Recipe, workers) -> None:
                 "success_steps": SUCCESS_STEPS, "reward": "metaworld v2", "kinds": KINDS,
                 "versions": {name: version(name) for name in ("metaworld", "mujoco", "numpy")}}  # fmt: skip
     arrays = {"obs": np.concatenate([p[0] for p in parts]), "action": action, "reward": reward, "success": success,
-              "episodes/row": row, "episodes/length": length, "episodes/kind": np.repeat(np.arange(4), episodes),
+              "episodes/row": row, "episodes/length": length, "episodes/kind": numbers // episodes,
               "preferences/start": start, "preferences/label": label}  # fmt: skip
+    if recipe.kinds:  # else their numbers, and so their seeds, are those of the rows
+        arrays["episodes/seed"] = np.array([seed_of(*of_dataset(seed, number, 0)) for number in numbers])
     write_hdf5(path, arrays, protocol)
-
-
-# ---------------------------------------------------------------- replay buffers of others
-LIRE = {"observations": 39, "actions": 4, "next_observations": 39, "rewards": 1, "dones": 1}
-"""arrays in a pickle of LiRE's (Choi et al. 2024; chwoong/LiRE, algorithms/utils_env.py), and the numbers in a row"""
-QUALITY = 100_000
-"""first rows that quality 1 takes of each pickle"""
-
-
-def read_lire(path: Path, task: Task, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The first `rows` of one of LiRE's pickles: E episodes of HORIZON steps. Their ends, `dones`, are a time limit's.
-
-    Returns:
-        obs (E, HORIZON + 1, 39); action (E, HORIZON, 4), in [-1, 1]; reward (E, HORIZON).
-
-    Raises:
-        InputError: the file is none of theirs, or is shorter, or shows the goal where `task` does not, or vice versa.
-    """
-    arrays = read_pickled_arrays(path)
-    lengths = {name: len(np.atleast_1d(arrays[name])) for name in LIRE if name in arrays}
-    if lengths.keys() != LIRE.keys() or len(set(lengths.values())) > 1:
-        found = ", ".join(f"{name} {array.shape}" for name, array in list(arrays.items())[:6]) or "nothing"
-        raise InputError(f"{path}: holds {found}; LiRE's have {', '.join(LIRE)}, each with one row a step")
-    if (have := lengths["dones"]) < rows:
-        raise InputError(f"{path}: has {have:,} rows, and --quality {rows / QUALITY:g} takes {rows:,}; this file has "
-                         f"{have // HORIZON * HORIZON / QUALITY:g} at most")  # fmt: skip
-
-    def episodes(name: str, size: int) -> np.ndarray:
-        part = arrays[name][:rows]
-        part = part[:, None] if part.ndim == size == 1 else part
-        return check(path, name, part, (rows, size)).reshape(-1, HORIZON, size)
-
-    obs, action, after, reward, done = (episodes(name, size) for name, size in LIRE.items())
-    if done[:, :-1].any() or (obs[:, 1:] != after[:, :-1]).any():
-        raise InputError(f"{path}: its episodes do not all have {HORIZON} steps, as LiRE's have from the first row on")
-    seen, shown = task.env.endswith(SEEN), (obs[..., -3:] != 0).any(-1)
-    if (shown != seen).any():
-        raise InputError(f"{path}: {shown.sum():,} of {rows:,} rows show the goal, in the last three observed numbers, "
-                         f"in {task.env} {'all' if seen else 'none'} do; is it --env {other(task.env)}?")  # fmt: skip
-    action = check_actions(path, "actions", action, action.shape)
-    return np.concatenate([obs, after[:, -1:]], 1).astype(np.float32), action, reward[..., 0].astype(np.float32)
-
-
-def convert_lire(files: list[Path], out: Path, task: Task, quality: float, tie_margin: float, recipe: Recipe) -> None:
-    """Write the first `quality` x QUALITY rows of each of LiRE's pickles as one HDF5 in the layout that `Suite` reads.
-
-    Its pairs are drawn uniformly from all segments within episodes and labelled by summed rewards: a tie where the sums
-    differ by `tie_margin` at most, as in LiRE's own code.
-
-    Args:
-        recipe: `pairs`, and their `seed`.
-
-    Raises:
-        InputError: `quality` is no whole number of episodes, or a file is not as `read_lire` wants it.
-    """
-    rows = round(quality * QUALITY)
-    if hidden(task.env).removesuffix("-v2") not in TASKS:
-        raise InputError(f"--env {task.env}: pickles are LiRE's, of MetaWorld: --env button-press-topdown-v2{SEEN}")
-    if rows % HORIZON or not rows:
-        raise InputError(f"--quality {quality:g}: takes {rows:,} rows, and an episode has {HORIZON}; "
-                         f"take a multiple of {HORIZON / QUALITY:g}")  # fmt: skip
-    obs, action, reward = map(np.concatenate, zip(*(read_lire(path, task, rows) for path in files), strict=True))
-    # one row more than steps: zeros stand beside the final observation
-    obs, action = obs.reshape(-1, 39), np.pad(action, ((0, 0), (0, 1), (0, 0))).reshape(-1, 4)
-    reward = np.pad(reward, ((0, 0), (0, 1))).ravel()
-    row = np.arange(0, len(obs), HORIZON + 1)
-    length = np.full(len(row), HORIZON)
-    start, _ = draw_pairs(length, row, reward, recipe.pairs, recipe.seed, SEGMENT, 1.0)
-    better = np.diff(segment_returns(reward, start, np.ones(SEGMENT)))[:, 0]
-    label = np.where(np.abs(better) <= tie_margin, 0.5, better > 0).astype(np.float32)
-    protocol = {"schema": SCHEMA, "env": task.env, "source": "LiRE", "files": [fingerprint(path) for path in files],
-                "quality": quality, "tie_margin": tie_margin, "pairs": recipe.pairs, "pairs_seed": recipe.seed,
-                "segment": SEGMENT, "gamma": 1.0, "horizon": HORIZON}  # fmt: skip
-    arrays = {"obs": obs, "action": action, "reward": reward, "episodes/row": row, "episodes/length": length,
-              "preferences/start": start, "preferences/label": label}  # fmt: skip
-    write_hdf5(out, arrays, protocol)

@@ -3,6 +3,7 @@
     python -m tools.label --env drawer-open-v2 --pairs 100
     python -m tools.label --env my_package:My-v0 --dataset data/mine.hdf5 --pairs 50
     python -m tools.label --env drawer-open-v2 --merge       # the answers of several people -> one NPZ
+    python -m tools.label --dataset data/both.hdf5 --judge   # which of its policies is better
 
 A question is a pair of segments of the offline dataset, shown as two videos: replayed in the simulator, or cut from the
 videos beside the dataset. After each ten pairs, one of them is asked again with its sides swapped. Every answer is a
@@ -41,6 +42,7 @@ from tools import teachers
 from tools.label import guess
 from tools.label.answers import MERGED, datasets_of, merge, open_answers, stem_of, write_pairs
 from tools.label.clips import WAY_OUT, Clips, check_videos, read_source, seconds_of_step, task_of
+from tools.label.judge import UNTOLD, WHOLE, check_flags, described, draw_of, names_of, verdict
 from tools.label.questions import Pairs, draw_questions, example_of, segment_steps
 from tools.label.server import Session, serve
 
@@ -72,6 +74,11 @@ class LabelArgs:
     """of the pairs and their sides; labellers of one project share it"""
     same_start: bool = False
     """pair episodes of two policies that began with one seed, at one time"""
+    between: bool = False
+    """pair two policies, drawn uniformly, so that new behaviour meets old; policies of two files are different ones"""
+    judge: bool = False
+    """say which policy is better: blind pairs of whole episodes (or of --segment) that began with one seed where they
+    can, each pair once; the result is told at the end"""
     balance: bool = False
     """draw one segment of each pair from the better half of the episodes by return"""
     ask: Literal["uniform", "disagreement"] = "uniform"
@@ -99,7 +106,8 @@ class LabelArgs:
     remote: bool = False
     """print the command that makes the page visible on another machine through SSH"""
     frames: Annotated[int, "[2, inf)"] = 16
-    """frames of a video, whatever the length of a segment; 8 are shown a second, and fewer are rendered sooner"""
+    """frames of a video, whatever the length of a segment, and four times as many of a whole episode; 8 are shown a
+    second, and fewer are rendered sooner"""
     workers: Annotated[int, "[0, 1024]"] = 0
     """processes that render; 0: one a core"""
 
@@ -108,7 +116,7 @@ def files_of(args: LabelArgs) -> tuple[Path, Path]:
     """The labeller's answers and NPZ. InputError: the name cannot be part of a file's name."""
     if (args.name and not re.fullmatch(r"[A-Za-z0-9_]{1,40}", args.name)) or args.name == MERGED:
         raise InputError(f"--name {args.name}: choose letters, digits and _, at most 40, and not {MERGED}")
-    stem = stem_of(args.env) + (f"-{args.name}" if args.name else "")
+    stem = stem_of(args.env) + "-judge" * args.judge + (f"-{args.name}" if args.name else "")
     return args.labels_dir / f"{stem}.jsonl", args.labels_dir / f"{stem}.npz"
 
 
@@ -129,7 +137,7 @@ def training_commands(args: LabelArgs, task: Task, npz: Path, labelled: int, ste
     pairs += ["--preference-batch-size", str(max(1, labelled // 2))] if labelled < FEW else []
     pairs += ["--segment-length", str(min(steps, WINDOW))] if steps < max(WINDOW, fixed_segment(task)) else []
     last = ["--use-replay"]
-    if task.suite not in ("gym", "minari"):  # whose defaults they are; others' are those of papers, for many labels
+    if suites.SUITES[task.suite].LABELS:  # its defaults are those of papers, for many labels
         last += "--total-steps 20000 --eval-every 1000 --actor-average 0.002".split()
     last += ["--data-dir", str(args.data_dir)] if args.data_dir != default_data_dir() else []
     needed = pairs if args.dataset else []  # such a file may hold no pairs, and every script reads some
@@ -142,7 +150,8 @@ def texts_of(args: LabelArgs, task: Task, steps: int, seconds: float | None) -> 
     about = args.task or suites.SUITES[task.suite].about(task)
     asked = args.question or f"Which one does {'it' if about else task.env} better?"
     time = f", {steps * seconds:.2g} s of simulated time" if seconds else ""
-    return {"QUESTION": asked, "ABOUT": f"{about} A clip shows {steps} steps{time}.".strip()}
+    shown = f"{steps} steps{time}" if steps else "a whole episode"
+    return {"QUESTION": asked, "ABOUT": f"{about} A clip shows {shown}.".strip()}
 
 
 def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> None:
@@ -150,42 +159,44 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
     path, npz = files_of(args)
     if args.host in ("0.0.0.0", "::"):
         raise InputError(f"--host {args.host}: name one address of this machine, such as {socket.gethostname()}")
-    if args.balance and args.same_start:
-        raise InputError("--balance --same-start: draw by return or by seed; leave one out")
-    guessing = args.guess and available_cpus() > 1
-    if args.ask != "uniform" and (args.teacher or not guessing):
-        raise InputError(f"--ask {args.ask}: needs answers one by one, guesses and a second core; leave it out")
+    check_flags(args)
+    guessing = guess.wanted(args)
     if not (path.exists() or args.dataset or args.teacher):  # the first start: before a dataset is built for nothing
         require_rendering(workers, task, f"--env {task.env}")
     datasets = datasets_of(args, task, workers)
     episodes, videos = read_source(datasets, task)
-    steps = args.segment or fixed_segment(task) or segment_steps(episodes)
+    steps = args.segment or (0 if args.judge else fixed_segment(task) or segment_steps(episodes))
     project = {"env": task.env, "dataset": fingerprint(*datasets), "seed": args.seed, "balance": args.balance,
-               "draw": "same-start" if args.same_start else "episodes", "steps": steps}  # fmt: skip
-    if args.ask != "uniform":
-        project["ask"] = args.ask
+               "draw": draw_of(args), "steps": steps} | ({} if args.ask == "uniform" else {"ask": args.ask})  # fmt: skip
     if args.teacher:
         labelled = teach(args.teacher, npz, episodes, draw_questions(episodes, args.pairs, project))
         print(*training_commands(args, task, npz, labelled, steps), sep="\n")
         return
-    example = example_of(episodes, args.example)
+    example = None if args.judge and args.example < 0 else example_of(episodes, args.example)  # it may be of either
     draw_questions(episodes, 1, project)  # what cannot be drawn leaves no file behind
     with open_answers(path, project) as answers:
         pairs = draw_questions(episodes, max(args.pairs, answers.pairs), answers.project)
         pool = guess.open_pool(answers, pairs, episodes) if args.ask != "uniform" else None
         folder = args.data_dir / "videos" / f"{stem_of(task.env)}_{project['dataset']}{mark_of(videos)}"
-        clips = Clips(task, episodes, pairs, folder, args.frames, workers, videos, example)
+        frames = args.frames if steps else WHOLE * args.frames
+        clips = Clips(task, episodes, pairs, folder, frames, workers, videos, example)
+        if args.judge:
+            print(*described(episodes, pairs, args.pairs), sep="\n")
         order = [question.pair for question in pairs.questions if question.number not in answers.given]
         print(f"{len(answers.given)} of {len(pairs.questions)} questions are answered", flush=True)
         check_first(listed(datasets), clips, order)
         seconds = None if videos else workers.run(seconds_of_step, [(task,)])[0]
 
         def save() -> list[str]:
-            """Write the NPZ; the commands that train on it."""
-            labelled = write_pairs(npz, episodes, pairs, answers.labels(pairs).items(), task)
+            """Write the NPZ; the commands that train on it, or the result once all questions are answered."""
+            labels = answers.labels(pairs)
+            labelled = write_pairs(npz, episodes, pairs, labels.items(), task)
+            if args.judge:
+                told = len(answers.given) == len(pairs.questions)
+                return verdict(episodes, pairs, labels, names_of(datasets)) if told else []
             return training_commands(args, task, npz, labelled, steps) if labelled else []
 
-        session, token = Session(answers, pairs, clips, save), secrets.token_urlsafe(16)
+        session, token = Session(answers, pairs, clips, save, args.judge), secrets.token_urlsafe(16)
         with serve(args.host, args.port, token, texts_of(args, task, steps, seconds), session) as port:
             announce(args, port, token)
             jobs = [(clips.render_all, order) if pool is None else
@@ -199,7 +210,8 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
                 time.sleep(0.2)
         for thread in threads:
             thread.join()  # the signal stops them too
-        print(*answers.summary(pairs), *guess.summary(answers.guessed(pairs)), *save(), sep="\n")
+        told = save() or [UNTOLD] * args.judge
+        print(*answers.summary(pairs), *guess.summary(answers.guessed(pairs)), *told, sep="\n")
 
 
 def teach(words: tuple[str, ...], npz: Path, episodes: list[Episode], pairs: Pairs) -> int:
@@ -252,7 +264,9 @@ def main(args: LabelArgs) -> None:
     with (Signals() as signals, closing(Workers(args.workers or available_cpus(), lambda: bool(signals))) as workers,
           suppress(Interrupted)):  # fmt: skip
         if args.merge:
-            print(*training_commands(args, task, *merge(args, task, workers)), sep="\n")
+            merged = merge(args, task, workers)
+            if not args.judge:
+                print(*training_commands(args, task, *merged), sep="\n")
         else:
             label(args, task, workers, signals)
 

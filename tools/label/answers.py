@@ -28,12 +28,13 @@ from common.errors import InputError, remedy
 from common.locks import atomic, try_lock
 from common.suites.base import Episode, Task
 from tools.label.clips import read_source
+from tools.label.judge import names_of, unequal, verdict
 from tools.label.questions import BLOCK, DRAWS, POOL, Pairs, Question, draw_questions
 
 CHOICES = ("left", "right", "equal", "skip")
 MERGED = "merged"
 """stands for the labeller's name in the merged file"""
-FLAGS = {"steps": " as --segment", "draw": " (--same-start, or without it)"}
+FLAGS = {"steps": " as --segment", "draw": " (--same-start, --between and --judge, or without them)"}
 """how a part of the project is given, where it is no flag's name"""
 
 
@@ -63,7 +64,8 @@ class Answers:
         """Take one line of the file, the first one first."""
         if not self.project:
             assert {type(line[name]) for name in ("seed", "steps")} == {int} and type(line["balance"]) is bool
-            assert line["seed"] >= 0 < line["steps"] and line.get("draw", "windows") in DRAWS
+            assert line["seed"] >= 0 <= line["steps"] and line.get("draw", "windows") in DRAWS
+            assert line["steps"] or line["draw"] == "judge"  # 0: whole episodes
             self.project = line
             return
         if "guesses" in line:
@@ -205,7 +207,7 @@ def open_answers(path: Path, project: dict) -> Iterator[Answers]:
         if found != project:
             name = next(k for k in project | found if found.get(k) != project.get(k))
             raise InputError(f"{path}: was begun with {name} {found.get(name)!r}, not {project.get(name)!r}; "
-                             f"give that{FLAGS.get(name, '')}, or choose another --name")  # fmt: skip
+                             f"give that{FLAGS.get(name, '')}, or choose another --name or --labels-dir")  # fmt: skip
         yield answers
 
 
@@ -218,10 +220,10 @@ def write_pairs(path: Path, episodes: list[Episode], pairs: Pairs, labels: Itera
         labels: (pair, label); a pair may have several.
 
     Returns:
-        Labelled pairs; without any, no file is written.
+        Labelled pairs; without any, or of whole episodes that differ in length, no file is written.
     """
     items = list(labels)
-    if not items:
+    if not items or unequal(episodes, pairs):
         return 0
     arrays = {"label": np.array([value for _, value in items], np.float32),
               "pair": np.array([pair for pair, _ in items])}  # fmt: skip
@@ -278,7 +280,8 @@ def merge(args, task: Task, workers) -> tuple[Path, int, int]:
     found: dict[Path, Answers] = {}
     for path in sorted(args.labels_dir.glob("*.jsonl")):
         answers = Answers(path, path.read_bytes())
-        if answers.given and answers.project.get("env") == task.env:
+        judged = answers.project.get("draw") == "judge"
+        if answers.given and answers.project.get("env") == task.env and judged == args.judge:
             found[path] = answers
     if not found:
         raise InputError(f"--merge: {args.labels_dir}: holds no answers for {task.env}; label some first")
@@ -298,8 +301,9 @@ def merge(args, task: Task, workers) -> tuple[Path, int, int]:
         number, equal, value = kappa(first, second)
         print(f"{a.stem}, {b.stem}: {number} pairs of both, equal {equal:.2f}, Cohen's kappa {value:.2f}")
     votes = sorted((pair, value) for one in labels.values() for pair, value in one.items())
-    if not args.keep_all:
-        votes = [(pair, majority([value for _, value in group]))
-                 for pair, group in itertools.groupby(votes, lambda vote: vote[0])]  # fmt: skip
-    path = args.labels_dir / f"{stem_of(task.env)}-{MERGED}.npz"
-    return path, write_pairs(path, episodes, pool, votes, task), pairs.steps
+    agreed = {pair: majority([value for _, value in group])
+              for pair, group in itertools.groupby(votes, lambda vote: vote[0])}  # fmt: skip
+    path = args.labels_dir / f"{stem_of(task.env)}-{'judge-' * args.judge}{MERGED}.npz"
+    if args.judge:
+        print(*unequal(episodes, pool), *verdict(episodes, pool, agreed, names_of(datasets)), sep="\n")
+    return path, write_pairs(path, episodes, pool, votes if args.keep_all else agreed.items(), task), pairs.steps

@@ -186,8 +186,14 @@ class Clips:
         return episode, length - shown, shown, max(2, round(shown * min(self.frames, steps) / steps))
 
     def clips(self, pair: int) -> list[tuple[int, int, int, int]]:
-        """Of the pair's two segments: episode, first step, steps, frames."""
-        return [(int(e), int(t), self.pairs.steps, self.frames) for e, t in self.pairs.segments[pair]]
+        """Of the pair's two segments: episode, first step, steps, frames. An episode that is shorter than another has
+        fewer frames, and so the pace of all.
+        """
+        found, longest = [], self.pairs.steps
+        for e, t in self.pairs.segments[pair].tolist():
+            steps = min(longest, len(self.episodes[e].action) - t)
+            found.append((e, t, steps, max(2, round(self.frames * steps / longest))))
+        return found
 
     def path(self, episode: int, first: int, steps: int, frames: int) -> Path:
         """Where a clip is, or will be."""

@@ -9,6 +9,7 @@ with its own initial weights and batches. They are fitted after every ten answer
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -25,9 +26,9 @@ from torch import Tensor, nn
 
 from common import suites
 from common.cli import default_data_dir, parse_args, user_errors
+from common.errors import InputError
 from common.suites.base import Episode
 from common.workers import Workers, available_cpus
-from tools.evaluate import interval
 from tools.label.answers import Answers
 from tools.label.clips import Clips, read_source
 from tools.label.questions import POOL, Pairs, draw_questions
@@ -103,6 +104,15 @@ class Inputs:
 
 
 # ---------------------------------------------------------------- beside the page
+def wanted(args) -> bool:
+    """Whether answers are guessed. InputError: --ask needs that."""
+    guessing = args.guess and not args.judge and available_cpus() > 1
+    if args.ask != "uniform" and (args.teacher or not guessing):
+        raise InputError(f"--ask {args.ask}: needs answers one by one, guesses and a second core; leave it out, or "
+                         "--teacher, --judge and --no-guess")  # fmt: skip
+    return guessing
+
+
 def keep_guessing(answers: Answers, pairs: Pairs, pool: np.ndarray | None, episodes: list[Episode],
                   stop: Callable[[], bool]) -> None:  # fmt: skip
     """Guess the answers to come after every EVERY answers, until `stop`; any failure ends it, and nothing else.
@@ -166,10 +176,15 @@ def shown(right: list[bool]) -> str:
     """How many of the answers so far were guessed, for the page; empty without any."""
     if not right:
         return ""
-    low, high = interval(np.array(right))
-    last = right[-EVERY:]
+    last, (low, high) = right[-EVERY:], wilson(sum(right), len(right))
     return (f"guessed {sum(last)} of your last {len(last)}, {sum(right)} of {len(right)} "
             f"(95 % interval {low:.2f} to {high:.2f})")  # fmt: skip
+
+
+def wilson(won: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927). scipy's costs a second's import, and a later answer would wait for it."""
+    centre, half = won + z * z / 2, z * math.sqrt(won * (count - won) / count + z * z / 4)
+    return (centre - half) / (count + z * z), (centre + half) / (count + z * z)
 
 
 def summary(right: list[bool]) -> list[str]:

@@ -39,10 +39,15 @@ POLICY = (
 
 
 class Session:
-    """What the page shows, as JSON."""
+    """What the page shows, as JSON.
 
-    def __init__(self, answers: Answers, pairs: Pairs, clips: Clips, save: Callable[[], list[str]]):
-        self.answers, self.pairs, self.clips, self.save = answers, pairs, clips, save
+    Args:
+        save: writes the NPZ; returns the commands that train on it or, of a judgement (`judge`), the result.
+    """
+
+    def __init__(self, answers: Answers, pairs: Pairs, clips: Clips, save: Callable[[], list[str]],
+                 judge: bool = False):  # fmt: skip
+        self.answers, self.pairs, self.clips, self.save, self.judge = answers, pairs, clips, save, judge
         self.saving, self.warning, self.commands = threading.Lock(), "", save()
 
     def next(self) -> int:
@@ -67,9 +72,9 @@ class Session:
         same, both = self.answers.agreement(self.pairs)
         state = {"number": number, "total": total, "answered": len(self.answers.given), "done": number == total,
                  "labelled": len(self.answers.labels(self.pairs)), "skipped": self.answers.skipped(self.pairs),
-                 "seconds": self.answers.seconds(), "same": same, "both": both, "commands": self.commands,
+                 "seconds": self.answers.seconds(), "same": same, "both": both, "judge": self.judge,
                  "guessed": guess.shown(self.answers.guessed(self.pairs)),
-                 "example": self.example(), "warning": self.warning}  # fmt: skip
+                 "commands": self.commands, "example": self.example(), "warning": self.warning}  # fmt: skip
         if number < total:
             paths = self.clips.paths(self.pairs.questions[number].pair)
             state |= {"ready": all(path.exists() for path in paths),
