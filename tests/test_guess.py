@@ -186,7 +186,7 @@ def answer_all(label: Label, numbers: range, choices: list[str]) -> dict:
 
 def wait_for_guesses(path: Path, number: int) -> None:
     """Until there is a line of the fit that guesses question `number` on."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while not any(str(number) == next(iter(line.get("guesses", {})), "") for line in read_lines(path)[1:]):
         assert time.monotonic() < end
         time.sleep(0.05)

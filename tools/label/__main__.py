@@ -167,7 +167,8 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
     episodes, videos = read_source(datasets, task)
     steps = args.segment or (0 if args.judge else fixed_segment(task) or segment_steps(episodes))
     project = {"env": task.env, "dataset": fingerprint(*datasets), "seed": args.seed, "balance": args.balance,
-               "draw": draw_of(args), "steps": steps} | ({} if args.ask == "uniform" else {"ask": args.ask})  # fmt: skip
+               "draw": draw_of(args), "steps": steps}  # fmt: skip
+    project |= {"ask": args.ask} if args.ask != "uniform" else {}
     if args.teacher:
         labelled = teach(args.teacher, npz, episodes, draw_questions(episodes, args.pairs, project))
         print(*training_commands(args, task, npz, labelled, steps), sep="\n")
