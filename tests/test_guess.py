@@ -15,7 +15,7 @@ from common import suites
 from common.arrays import fingerprint, read_arrays
 from common.errors import InputError
 from common.suites.base import Episode
-from common.workers import Workers
+from common.workers import Workers, available_cpus
 from tests.test_label import DOT, GOOD, PROJECT, Label, get, post, read_lines, record
 from tools.label import __main__ as label_main
 from tools.label import guess
@@ -23,6 +23,8 @@ from tools.label.answers import Answers, merge, open_answers
 from tools.label.clips import read_source
 from tools.label.questions import POOL, Pairs, ask, draw_questions
 
+TWO_CORES = {"SLURM_CPUS_PER_TASK": "2"}
+needs_cores = pytest.mark.skipif(available_cpus() == 1, reason="needs two cores")
 DRAW = PROJECT | {"draw": "episodes"}
 
 
@@ -83,11 +85,11 @@ def test_what_is_learnt_is_guessed_and_what_is_random_is_not(tmp_path, workers):
             assert len(right) == (30 if name != "often" else sum(q.number % 3 == 2 for q in pairs.questions[10:]
                                                                  if not q.again))  # fmt: skip
         share = np.mean(right)
-        assert 0.25 < share < 0.75 if name == "unsure" else share > 0.8, (name, share)
+        low, high = {"sure": (0.8, 1), "unsure": (0.25, 0.75), "often": (0.65, 1)}[name]
+        assert low < share <= high, (name, share)
         firsts.append(next(line for line in lines if "guesses" in line)["guesses"])
     assert firsts[0] == firsts[1] != firsts[2] and list(firsts[0]) == [str(q.number) for q in pairs.questions[10:32]
                                                                        if not q.again]  # fmt: skip
-    assert np.mean(answers.guessed(pairs)) > 0.8
 
 
 def test_what_is_said_of_guesses():
@@ -192,13 +194,14 @@ def wait_for_guesses(path: Path, number: int) -> None:
         time.sleep(0.05)
 
 
+@needs_cores
 @pytest.mark.parametrize("more", [(), ("--ask", "disagreement")], ids=["uniform", "disagreement"])
 def test_guesses_of_a_labeller_outlive_a_kill(tmp_path, more):
     """Nothing is shown before the answer; the killed command's guesses count, and the end says what they come to."""
     record(tmp_path / "d.hdf5")
     choices = list(np.random.default_rng(0).choice(["left", "right"], 33))
     arguments = ("--dataset", "d.hdf5", "--pairs", 30, "--workers", 1, "--frames", 2, *more)
-    path, label = tmp_path / "labels/Dot-v0.jsonl", Label(tmp_path, tmp_path, *arguments)
+    path, label = tmp_path / "labels/Dot-v0.jsonl", Label(tmp_path, tmp_path, *arguments, **TWO_CORES)
     try:
         assert answer_all(label, range(10), choices)["guessed"] == ""
         wait_for_guesses(path, 11)  # question 10 is asked again
@@ -207,7 +210,7 @@ def test_guesses_of_a_labeller_outlive_a_kill(tmp_path, more):
         assert "guessed 1 of your last 1" in (said := answer_all(label, range(10, 12), choices)["guessed"]) or (
             "guessed 0 of your last 1" in said)  # fmt: skip
         label.stop(signal.SIGKILL)
-        label = Label(tmp_path, tmp_path, *arguments)
+        label = Label(tmp_path, tmp_path, *arguments, **TWO_CORES)
         assert label.said[0] == "12 of 33 questions are answered\n"
         assert json.loads(get(label.url, "question"))["guessed"] == said
         wait_for_guesses(path, 12)
@@ -227,9 +230,9 @@ def test_guesses_of_a_labeller_outlive_a_kill(tmp_path, more):
 @pytest.mark.parametrize("more", [("--no-guess",), ()], ids=["no-guess", "one core"])
 def test_no_guesses(tmp_path, monkeypatch, more):
     record(tmp_path / "d.hdf5")
-    if not more:
-        monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
-    label = Label(tmp_path, tmp_path, "--dataset", "d.hdf5", "--pairs", 30, "--workers", 1, "--frames", 2, *more)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1" if not more else "2")
+    arguments = ("--dataset", "d.hdf5", "--pairs", 30, "--workers", 1, "--frames", 2, *more)
+    label = Label(tmp_path, tmp_path, *arguments, **TWO_CORES if more else {})
     try:
         answer_all(label, range(10), ["left"] * 10)
         time.sleep(5)

@@ -34,7 +34,8 @@ from tools.label.questions import BLOCK, DRAWS, POOL, Pairs, Question, draw_ques
 CHOICES = ("left", "right", "equal", "skip")
 MERGED = "merged"
 """stands for the labeller's name in the merged file"""
-FLAGS = {"steps": " as --segment", "draw": " (--same-start, --between and --judge, or without them)"}
+FLAGS = {"steps": " as --segment", "draw": " (--same-start, --between and --judge, or without them)",
+         "ask": " (--ask disagreement, or without it)"}  # fmt: skip
 """how a part of the project is given, where it is no flag's name"""
 
 
