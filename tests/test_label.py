@@ -70,12 +70,12 @@ SHORT = "--use-replay --total-steps 20000 --eval-every 1000 --actor-average 0.00
 
 # ---------------------------------------------------------------- a person
 class Label:
-    """The command, running; `stop(signal)` ends it."""
+    """The command, running; `stop(signal)` ends it. `variables`: of its environment."""
 
-    def __init__(self, data_dir: Path, folder: Path, *arguments):
+    def __init__(self, data_dir: Path, folder: Path, *arguments, **variables: str):
         options = rendering(data_dir, folder)
         call = [sys.executable, "-m", "tools.label", *map(str, arguments)]
-        env = options["env"] | {"PYTHONPATH": str(REPOSITORY)}
+        env = options["env"] | {"PYTHONPATH": str(REPOSITORY)} | variables
         self.process = subprocess.Popen(call, cwd=folder, env=env, stdout=subprocess.PIPE, text=True)
         self.said = []
         for line in self.process.stdout:
@@ -209,6 +209,8 @@ def test_a_person_labels_ten_pairs(data_dir, tmp_path, can_render):
         assert person.number() == 3 and person.script("document.getElementById('skip').ariaPressed") == "true"
         answers[3] = "right"
         person.answer("right")
+        person.script("(show({...state, guessed: 'guessed 8 of your last 10'}), 1)")
+        assert "guessed 8 of your last 10" in person.script("$('status').textContent")
         person.driver.refresh()
         person.wait("state !== null")
         assert person.number() == 4

@@ -26,7 +26,7 @@ import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -39,6 +39,7 @@ from common.rollouts import require_rendering
 from common.suites.base import Episode, Preferences, Task, describe_pairs
 from common.workers import Workers, available_cpus
 from tools import teachers
+from tools.label import guess
 from tools.label.answers import MERGED, datasets_of, merge, open_answers, stem_of, write_pairs
 from tools.label.clips import WAY_OUT, Clips, check_videos, read_source, seconds_of_step, task_of
 from tools.label.judge import UNTOLD, WHOLE, check_flags, described, draw_of, names_of, verdict
@@ -80,6 +81,10 @@ class LabelArgs:
     can, each pair once; the result is told at the end"""
     balance: bool = False
     """draw one segment of each pair from the better half of the episodes by return"""
+    ask: Literal["uniform", "disagreement"] = "uniform"
+    """pairs as they are drawn, or, from the 21st on, those on which three learned rewards disagree most, one in ten"""
+    guess: bool = True
+    """learn a reward while you label, and show how many of your answers it guessed; without a second core: never"""
     teacher: tuple[str, ...] = ()
     """let a simulated teacher answer all questions, without a page: `perfect`, which prefers the larger return, or the
     words of tools.dataset --teacher"""
@@ -155,6 +160,7 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
     if args.host in ("0.0.0.0", "::"):
         raise InputError(f"--host {args.host}: name one address of this machine, such as {socket.gethostname()}")
     check_flags(args)
+    guessing = guess.wanted(args)
     if not (path.exists() or args.dataset or args.teacher):  # the first start: before a dataset is built for nothing
         require_rendering(workers, task, f"--env {task.env}")
     datasets = datasets_of(args, task, workers)
@@ -162,6 +168,7 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
     steps = args.segment or (0 if args.judge else fixed_segment(task) or segment_steps(episodes))
     project = {"env": task.env, "dataset": fingerprint(*datasets), "seed": args.seed, "balance": args.balance,
                "draw": draw_of(args), "steps": steps}  # fmt: skip
+    project |= {"ask": args.ask} if args.ask != "uniform" else {}
     if args.teacher:
         labelled = teach(args.teacher, npz, episodes, draw_questions(episodes, args.pairs, project))
         print(*training_commands(args, task, npz, labelled, steps), sep="\n")
@@ -170,6 +177,7 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
     draw_questions(episodes, 1, project)  # what cannot be drawn leaves no file behind
     with open_answers(path, project) as answers:
         pairs = draw_questions(episodes, max(args.pairs, answers.pairs), answers.project)
+        pool = guess.open_pool(answers, pairs, episodes) if args.ask != "uniform" else None
         folder = args.data_dir / "videos" / f"{stem_of(task.env)}_{project['dataset']}{mark_of(videos)}"
         frames = args.frames if steps else WHOLE * args.frames
         clips = Clips(task, episodes, pairs, folder, frames, workers, videos, example)
@@ -192,12 +200,19 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
         session, token = Session(answers, pairs, clips, save, args.judge), secrets.token_urlsafe(16)
         with serve(args.host, args.port, token, texts_of(args, task, steps, seconds), session) as port:
             announce(args, port, token)
-            renderer = threading.Thread(target=clips.render_all, args=(order,))
-            renderer.start()
+            jobs = [(clips.render_all, order) if pool is None else
+                    (guess.render_chosen, clips, answers, signals.__bool__)]  # fmt: skip
+            if guessing:
+                jobs.append((guess.keep_guessing, answers, pairs, pool, episodes, signals.__bool__))
+            threads = [threading.Thread(target=job, args=rest) for job, *rest in jobs]
+            for thread in threads:
+                thread.start()
             while not signals:
                 time.sleep(0.2)
-        renderer.join()  # the signal stops it too
-        print(*answers.summary(pairs), *(save() or [UNTOLD] * args.judge), sep="\n")
+        for thread in threads:
+            thread.join()  # the signal stops them too
+        told = save() or [UNTOLD] * args.judge
+        print(*answers.summary(pairs), *guess.summary(answers.guessed(pairs)), *told, sep="\n")
 
 
 def teach(words: tuple[str, ...], npz: Path, episodes: list[Episode], pairs: Pairs) -> int:

@@ -1,8 +1,8 @@
 """The answers as an append-only file, and the NPZ that is made of them, of one labeller or of several.
 
 A file of answers is JSON, one object a line. The first line says of which pairs the questions are. Each other one is an
-answer; of two answers to one question the later counts. A line without an end was cut by a crash, before the page was
-told that it is saved, and is dropped.
+answer, or holds guesses of answers to come (tools/label/guess.py); of two to one question the later counts. A line
+without an end was cut by a crash, before the page was told that it is saved, and is dropped.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from common.locks import atomic, try_lock
 from common.suites.base import Episode, Task
 from tools.label.clips import read_source
 from tools.label.judge import names_of, unequal, verdict
-from tools.label.questions import DRAWS, Pairs, Question, draw_questions
+from tools.label.questions import BLOCK, DRAWS, POOL, Pairs, Question, draw_questions
 
 CHOICES = ("left", "right", "equal", "skip")
 MERGED = "merged"
 """stands for the labeller's name in the merged file"""
-FLAGS = {"steps": " as --segment", "draw": " (--same-start, --between and --judge, or without them)"}
+FLAGS = {"steps": " as --segment", "draw": " (--same-start, --between and --judge, or without them)",
+         "ask": " (--ask disagreement, or without it)"}  # fmt: skip
 """how a part of the project is given, where it is no flag's name"""
 
 
@@ -51,6 +52,8 @@ class Answers:
         self.project: dict = {}  # the first line
         self.given: dict[int, dict] = {}  # number of the question -> its last answer
         self.times: Counter = Counter()  # number of the question -> how often it was answered
+        self.guesses: dict[int, float] = {}  # number of the question -> probability that the second is better
+        self.chosen: dict[int, int] = {}  # number of the question -> pair of a larger draw that it shows
         self.end = content.rfind(b"\n") + 1
         for number, text in enumerate(content[: self.end].splitlines(), start=1):
             try:
@@ -65,6 +68,13 @@ class Answers:
             assert line["seed"] >= 0 <= line["steps"] and line.get("draw", "windows") in DRAWS
             assert line["steps"] or line["draw"] == "judge"  # 0: whole episodes
             self.project = line
+            return
+        if "guesses" in line:
+            guesses, chosen = ({int(n): value for n, value in dict(line[key]).items()} for key in ("guesses", "chosen"))
+            assert all(0 <= n < 1_000_000 and 0 <= p <= 1 for n, p in guesses.items())
+            assert all(type(pair) is int and 0 <= pair < POOL * (n + 2 * BLOCK) for n, pair in chosen.items())
+            self.guesses |= {n: p for n, p in guesses.items() if n not in self.given}
+            self.chosen |= chosen
             return
         assert line["answer"] in CHOICES and min(line["question"], line["pair"], line["waited"]) >= 0
         assert math.isfinite(line["seconds"] + line["waited"]) and line["pair"] <= line["question"] < 1_000_000
@@ -100,6 +110,20 @@ class Answers:
             self.append(line)
             return True
 
+    def add_guesses(self, guesses: dict[int, float], chosen: dict[int, int]) -> None:
+        """Save guesses, and which pairs were chosen, both by the number of the question.
+
+        A guess of what was answered meanwhile is left out, and a choice where the question may be on the page already.
+        """
+        with self.lock:
+            shown = 1 + max(self.given, default=-1)
+            kept = [n for n, p in guesses.items()
+                    if n not in self.given and (n > shown or n not in chosen) and 0 <= p <= 1]  # fmt: skip
+            if kept:
+                self.append({"guesses": {n: round(guesses[n], 4) for n in kept},
+                             "chosen": {n: chosen[n] for n in kept if n in chosen},
+                             "time": round(time.time(), 2)})  # fmt: skip
+
     @property
     def pairs(self) -> int:
         """Pairs that must be drawn for all answers to have one."""
@@ -115,6 +139,16 @@ class Answers:
         if answer in ("left", "right"):
             return float((answer == "right") != question.swapped)
         return 0.5 if answer == "equal" else None
+
+    def guessed(self, pairs: Pairs) -> list[bool]:
+        """Whether each left or right was guessed, in the order of the questions; without those asked again."""
+        asked = [(self.guesses[q.number], self.label(q)) for q in pairs.questions
+                 if not q.again and q.number in self.guesses]  # fmt: skip
+        return [(guess > 0.5) == (label == 1) for guess, label in asked if label in (0, 1)]
+
+    def drawn(self, pairs: Pairs) -> list[int]:  # (P,)
+        """Which pair of `POOL` times as many stands in each pair's place."""
+        return [self.chosen.get(q.number, q.pair) for q in pairs.questions if not q.again]
 
     def skipped(self, pairs: Pairs) -> int:
         """Pairs that one cannot tell."""
@@ -258,7 +292,10 @@ def merge(args, task: Task, workers) -> tuple[Path, int, int]:
         if answers.project != project | {"dataset": fingerprint(*datasets)}:
             raise InputError(f"--merge: {path}: is not of the same pairs as {next(iter(found))} and {listed(datasets)}")
     pairs = draw_questions(episodes, max(answers.pairs for answers in found.values()), project)
-    labels = {path: answers.labels(pairs) for path, answers in found.items()}
+    drawn = {path: answers.drawn(pairs) for path, answers in found.items()}
+    pool = draw_questions(episodes, 1 + max(map(max, drawn.values())), project)  # what --ask chose from, or `pairs`
+    labels = {path: {drawn[path][pair]: label for pair, label in answers.labels(pairs).items()}
+              for path, answers in found.items()}  # fmt: skip
     for answers in found.values():
         print(*answers.summary(pairs), sep="\n")
     for (a, first), (b, second) in itertools.combinations(labels.items(), 2):
@@ -269,5 +306,5 @@ def merge(args, task: Task, workers) -> tuple[Path, int, int]:
               for pair, group in itertools.groupby(votes, lambda vote: vote[0])}  # fmt: skip
     path = args.labels_dir / f"{stem_of(task.env)}-{'judge-' * args.judge}{MERGED}.npz"
     if args.judge:
-        print(*unequal(episodes, pairs), *verdict(episodes, pairs, agreed, names_of(datasets)), sep="\n")
-    return path, write_pairs(path, episodes, pairs, votes if args.keep_all else agreed.items(), task), pairs.steps
+        print(*unequal(episodes, pool), *verdict(episodes, pool, agreed, names_of(datasets)), sep="\n")
+    return path, write_pairs(path, episodes, pool, votes if args.keep_all else agreed.items(), task), pairs.steps

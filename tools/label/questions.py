@@ -15,6 +15,8 @@ BLOCK = 10
 """after so many pairs one of them is asked again"""
 NEAR = 5
 """that one is of the first so many: others come between the two times"""
+POOL = 10
+"""pairs of which one is chosen, where tools/label/guess.py chooses"""
 DRAWS = ("episodes", "same-start", "between", "between-same-start", "judge", "windows")
 """episodes uniformly, then a segment within; two policies from one start; two policies uniformly, then an episode of
 each; both; every two policies in turn, each start once; how projects began that do not say"""

@@ -22,6 +22,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import make_server
 
 from common.errors import InputError, remedy
+from tools.label import guess
 from tools.label.answers import CHOICES, Answers
 from tools.label.clips import Clips
 from tools.label.questions import Pairs, Question
@@ -72,6 +73,7 @@ class Session:
         state = {"number": number, "total": total, "answered": len(self.answers.given), "done": number == total,
                  "labelled": len(self.answers.labels(self.pairs)), "skipped": self.answers.skipped(self.pairs),
                  "seconds": self.answers.seconds(), "same": same, "both": both, "judge": self.judge,
+                 "guessed": guess.shown(self.answers.guessed(self.pairs)),
                  "commands": self.commands, "example": self.example(), "warning": self.warning}  # fmt: skip
         if number < total:
             paths = self.clips.paths(self.pairs.questions[number].pair)
