@@ -80,8 +80,8 @@ def test_readme_shows_the_results_of_the_report():
     methods = list(dict.fromkeys(method for runs in found.values() for method in runs))
     rows = [["task", "seeds", *methods], ["---"] * (2 + len(methods))]
     for task, runs in found.items():
-        seeds = [seeds for seeds, _ in runs.values()]
-        rows.append([task, " or ".join(map(str, sorted({min(seeds), max(seeds)}))),
+        seeds = sorted({seeds for seeds, _ in runs.values()})
+        rows.append([task, (" to " if len(seeds) > 2 else " or ").join(map(str, dict.fromkeys((seeds[0], seeds[-1])))),
                      *(runs[method][1] if method in runs else "" for method in methods)])  # fmt: skip
     table = "".join("|" + "".join(f" {cell} |" if cell else " |" for cell in cells) + "\n" for cells in rows)
     assert f"\n\n{table}\n" in README.read_text()

@@ -197,7 +197,7 @@ def test_a_person_labels_ten_pairs(data_dir, tmp_path, can_render):
         person.script(f"($('message').textContent = '{LONG}', 1)")
         assert person.script(place) == before
         person.wait("playing && videos.every(v => v.ended)")  # a still, and then from the start
-        assert person.script("$('time').value") == 1
+        person.wait("$('time').value === 1")
         person.wait("videos.every(v => !v.ended)")
         person.driver.find_element("tag name", "body").send_keys("g")
         person.wait("$('example').open && $('video-example').readyState >= 4")
@@ -659,7 +659,7 @@ def test_own_data_are_replayed_from_their_seeds_and_trained_on(tmp_path):
     label = Label(tmp_path, tmp_path, "--dataset", "d.hdf5", "--pairs", 10, "--workers", 1)
     try:
         page = get(label.url, "")
-        assert "Which one does tests.dots:Dot-v0 better?" in page and "10 steps, 0.5 s of simulated time." in page
+        assert "Which one does tests.dots:Dot-v0 better?" in page and "16 steps, 0.8 s of simulated time." in page
         end = time.monotonic() + 60
         while json.loads(get(label.url, "question"))["example"] != "ready":
             assert time.monotonic() < end
@@ -705,10 +705,10 @@ def test_a_teacher_answers_the_questions_of_two_files(tmp_path, capsys):
     assert f" --dataset {files[0]} {files[1]} --preferences {tmp_path}/Dot-v0.npz " in capsys.readouterr().out
     episodes, _ = read_source(paths, task)
     assert [e.policy for e in episodes] == [0] * 4 + [1] * 4
-    project = {"seed": 0, "steps": 10, "balance": False, "draw": "episodes"}
+    project = {"seed": 0, "steps": 16, "balance": False, "draw": "episodes"}
     segments = draw_questions(episodes, 30, project).segments
     assert {e // 4 for e in segments[..., 0].flat} == {0, 1}
-    returns = np.array([[episodes[e].reward[t : t + 10].astype(float).sum() for e, t in pair] for pair in segments])
+    returns = np.array([[episodes[e].reward[t : t + 16].astype(float).sum() for e, t in pair] for pair in segments])
     found = read_arrays(tmp_path / "Dot-v0.npz")
     assert found["label"].tolist() == (0.5 + 0.5 * np.sign(returns[:, 1] - returns[:, 0])).tolist()
     film(paths[0], [[np.zeros((32, 32, 3), np.uint8)] * 40] * 4)
