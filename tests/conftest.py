@@ -116,7 +116,9 @@ def pytest_ignore_collect(collection_path: Path, config) -> bool | None:
 
 
 # The files that take longest first, so that two workers of pytest-xdist (see .ci/run) end at about the same time.
-LONGEST = "learning scripts faults suites label report launch reward house update".split()
+LONGEST = (
+    "learning scripts faults suites label record report launch reward house docs average judge guess update".split()
+)
 
 
 def pytest_collection_modifyitems(items: list) -> None:

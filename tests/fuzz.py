@@ -21,7 +21,6 @@ import traceback
 import warnings
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -31,6 +30,7 @@ from common.data import read_preferences
 from common.errors import InputError
 from common.suites.base import Labels, Preferences, pairs_by_index
 from common.trees import read_saved
+from tools.label.__main__ import LabelArgs
 from tools.label.answers import merge, open_answers
 from tools.label.questions import draw_questions
 
@@ -91,7 +91,7 @@ def answers(path: Path) -> list:
 
 def merged(path: Path) -> list:
     """The same file, made an NPZ."""
-    args = SimpleNamespace(labels_dir=path.parent, dataset=path.with_name("dataset.hdf5"), keep_all=False)
+    args = LabelArgs(labels_dir=path.parent, dataset=(str(path.with_name("dataset.hdf5")),))
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
         return pairs(merge(args, TASK, None)[0])
 

@@ -85,7 +85,10 @@ def assert_close(a: dict, b: dict, rtol: float = 1e-5, atol: float = 1e-7) -> No
         torch.testing.assert_close(a[name], b[name], rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("script", SHIPPED)
+QUICK = ("ipl_iql", "mr_iql", "cpl")
+
+
+@pytest.mark.parametrize("script", [s if s in QUICK else pytest.param(s, marks=pytest.mark.slow) for s in SHIPPED])
 def test_the_average_of_a_known_sequence(train, actors, tmp_path, script):
     """Of every script, over its phases: every update once, the untrained actor too; of several seeds each its own."""
     more = ["--bc-steps", 4, "--warmup-steps", 1] if script == "cpl" else []
@@ -157,6 +160,7 @@ def test_a_run_from_before_the_flag_resumes_with_and_without_it(train, actors, t
         train("without", "--actor-average", 0.5)
 
 
+@pytest.mark.slow
 def test_that_of_several_seeds_is_that_of_one(train, tmp_path):
     """As the actor: up to rounding."""
     train("both", "--actor-average", 0.25, "--num-seeds", 2)

@@ -195,7 +195,8 @@ def wait_for_guesses(path: Path, number: int) -> None:
 
 
 @needs_cores
-@pytest.mark.parametrize("more", [(), ("--ask", "disagreement")], ids=["uniform", "disagreement"])
+@pytest.mark.parametrize("more", [pytest.param((), marks=pytest.mark.slow), ("--ask", "disagreement")],
+                         ids=["uniform", "disagreement"])  # fmt: skip
 def test_guesses_of_a_labeller_outlive_a_kill(tmp_path, more):
     """Nothing is shown before the answer; the killed command's guesses count, and the end says what they come to."""
     record(tmp_path / "d.hdf5")

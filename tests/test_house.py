@@ -147,6 +147,7 @@ BROKEN = (
 )
 
 
+@pytest.mark.slow
 def test_a_copy_is_its_authors(data_dir, tmp_path):
     """my_method.py, a copy of ipl_iql.py: no test of the suite knows it, unless its author asks for it."""
     away = shutil.ignore_patterns(".*", "__pycache__", "data", "runs", "results", "slurm_logs", "*.egg-info")

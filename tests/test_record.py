@@ -188,7 +188,7 @@ def bare(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("script", ["ipl_iql", "pt_iql", "bc"])
+@pytest.mark.parametrize("script", ["ipl_iql", *(pytest.param(s, marks=pytest.mark.slow) for s in ("pt_iql", "bc"))])
 def test_a_file_without_rewards_trains(bare, tmp_path, script):
     small = "--total-steps 4 --eval-episodes 1 --hidden-sizes 8 --threads 1 --no-compile --segment-length 5".split()
     small += ["--preference-batch-size", "4"]
