@@ -75,7 +75,8 @@ OPTIONS = {name: "--" + name for name in ("index-url", "extra-index-url", "find-
 OPTIONS["trusted-host"] = "--allow-insecure-host"
 VARIABLES = {"cert": "SSL_CERT_FILE", "proxy": "ALL_PROXY", "timeout": "UV_HTTP_TIMEOUT", "default-timeout": "UV_HTTP_TIMEOUT"}
 HARMLESS = "disable-pip-version-check cache-dir config-file no-color no-input progress-bar quiet retries root-user-action".split()
-settings, words = {}, [".venv/bin/uv", "pip", "install", "--python", ".venv/bin/python", "--index-strategy", "unsafe-best-match"]
+settings, words = {}, [".venv/bin/uv", "pip", "install", "--python", ".venv/bin/python", "--index-strategy", "unsafe-best-match",
+                       "--compile-bytecode"]  # as pip does: where Python may write none, every start would compile torch
 lines = [line.strip().partition("=") for line in sys.stdin]
 for section in ("global.", "install.", ":env:."):  # the last one counts
     settings |= {name.removeprefix(section): ast.literal_eval(value).split() for name, _, value in lines if name.startswith(section)}
