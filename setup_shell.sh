@@ -64,7 +64,7 @@ _ipl_setup() {
     echo "setup_shell: $verb .venv (Python $version), MUJOCO_GL=$MUJOCO_GL" >&2
 }
 
-# The command by which uv installs, with pip's settings, which uv does not read; it takes a quarter of pip's time. The
+# The command by which uv installs, with pip's settings, which uv does not read; it takes far less time than pip. The
 # same builds come: both choose the best of all indexes. Fails where uv cannot be had or a setting has no word in uv.
 _ipl_uv() {
     # shellcheck disable=SC2046  # one word a package
