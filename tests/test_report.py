@@ -91,6 +91,11 @@ def test_rules_of_reporting(tmp_path):
         best = 100 * np.convolve(curves.mean(0), np.ones(width) / width, "valid").max()
         found = [float(cell.split(" [")[0]) for cell in row[6:]]
         assert found == pytest.approx([late.mean(), best], abs=0.051)
+    report.main(ReportArgs((tmp_path / "runs",), tmp_path / "quarter", late="quarter"))
+    text = (tmp_path / "quarter/tables.md").read_text()
+    (row,) = [row for row in rows_of(text) if row[0] == "drawer-open-v2"]
+    assert float(row[6].split(" [")[0]) == pytest.approx(100 * curves[:, 16:].mean(), abs=0.051)  # 160 to 200
+    assert "in the last quarter of training" in text and "in that quarter: 5." in text
     explained = (tmp_path / "out/tables.md").read_text().split("\n")[-2]
     assert "moving average over 50 evaluations" in explained and "in that tenth: 2." in explained
     assert report.Seed(tmp_path, {}, pd.DataFrame({"value": [3.0]}, index=[0]), "score", 1, "", 0).final == 3  # at once
@@ -441,6 +446,18 @@ def test_other_data_twins_and_seeds_that_lack_something(tmp_path, capsys):
     report.main(ReportArgs((base,), tmp_path / "more"))
     picture = imageio.imread(tmp_path / "more/curves.png")[..., :3].min(-1)
     assert all((edge > 250).all() for edge in (picture[:2], picture[-2:], picture[:, :2], picture[:, -2:]))
+
+
+def test_seeds_with_answers_of_their_own_are_one_method(tmp_path, capsys):
+    """As sweeps/few_labels.sh has them: a file in a folder of the seed's name."""
+    for seed in (1, 2):
+        folder = write_run(tmp_path, "ipl_iql", "drawer-open-v2", 50, seed, [0.0, 0.2 * seed])
+        config = json.loads((folder / "config.json").read_text())
+        config["args"]["preferences"] = [f"labels/few/seed-{seed}/drawer-open-v2.npz"]
+        config["dataset_fingerprint"] = {"preferences": f"data{seed}"}
+        (folder / "config.json").write_text(json.dumps(config))
+    report.main(ReportArgs((tmp_path,), tmp_path / "out"))
+    assert "| drawer-open-v2 | 50 | ipl_iql | 2 |" in capsys.readouterr().out
 
 
 def test_bad_folders_are_named_and_nothing_is_status_2(runs, tmp_path, capsys):

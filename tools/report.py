@@ -21,7 +21,7 @@ import warnings
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
@@ -46,6 +46,7 @@ METHODS = ("ipl_iql", "mr_iql", "ipl_awac", "ipl_xql", "pt_iql", "iql", "cpl", "
 # Okabe and Ito's colours and a brown, told apart by the colour-blind; dashes and markers do so in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#7F4A1E")
 DASHES, MARKERS = ("", (4, 1.5), (4, 1.2, 1, 1.2), (1, 1)), ("o", "s", "^", "D", "v", "P", "X", "*")
+PARTS = {"tenth": 10, "quarter": 4, "half": 2}
 AVERAGED = (2, 1)  # dashes of the averaged actor, in its method's colour
 
 
@@ -69,6 +70,8 @@ class ReportArgs:
     and the note"""
     reward: str = ""
     """reward.csv of tools.reward, whose accuracies and correlations a further table puts beside the results"""
+    late: Literal["tenth", "quarter", "half"] = "tenth"
+    """the last part of training, whose evaluations `final` is the mean of"""
     smooth: Annotated[int, "[1, inf)"] = 1
     """evaluations in the moving average of `best`; the curves are averaged over at least a sixteenth of training"""
 
@@ -85,6 +88,7 @@ class Seed:
     commit: str  # of the code; with a + where files were changed
     step: int  # of the last evaluation, also where it is dropped
     dropped: tuple[int, ...] = ()  # steps of the evaluations that were not finite; they are not in the curve
+    part: str = "tenth"  # of training, the last, that counts for `final`
 
     @property
     def finished(self) -> bool:
@@ -92,8 +96,8 @@ class Seed:
 
     @property
     def late(self) -> pd.Series:
-        """The evaluations in the last tenth of training; the last alone where that tenth holds none."""
-        late = self.curve.value[10 * (self.step - self.curve.index) < max(self.step, 1)]
+        """The evaluations in the last part of training; the last alone where that part holds none."""
+        late = self.curve.value[PARTS[self.part] * (self.step - self.curve.index) < max(self.step, 1)]
         return late if len(late) else self.curve.value.tail(1)
 
     @property
@@ -124,6 +128,8 @@ def read_seed(folder: Path, metric: str, empty: str | None = None, averaged: boo
     share = re.search(r"mistake-([\d.]+)\.npz$", files[0]) if len(files) == 1 else None  # of sweeps/label_noise.sh
     if share:
         args |= {"mistake": float(share[1]), "preferences": None}  # says more than the file's fingerprint
+    if all(f"seed-{args['seed']}" in Path(file).parts for file in files):  # of sweeps/few_labels.sh: a seed has its own
+        args["preferences"] = args["preferences"] and "of each seed"
     for name in ("algorithm", "env", "seed", "num_preferences", "total_steps"):
         if not isinstance(args[name], str if name in ("algorithm", "env") else int):
             raise InputError(f"config.json: {name} is {args[name]!r}")
@@ -196,6 +202,7 @@ def read_seeds(args: ReportArgs) -> list[Seed]:
     for i, seed in enumerate(seeds):
         if seed.metric == "return_mean" and seed.args["env"] in solved and not args.metric:
             seeds[i] = read_seed(seed.folder, "success", "0", seed.args["averaged"])
+        seeds[i].part = args.late
     for part in [part for parts in args.filter for part in parts]:
         name, equals, pattern = part.partition("=")
         name = name.replace("-", "_")
@@ -420,8 +427,8 @@ def note(seeds: list[Seed], smooth: int) -> str:
     smoothed = "" if smooth == 1 else f", after a moving average over {smooth} evaluations"
     averaged = " Averaged: the actor whose weights are an average over the updates, from the same starts."
     return (
-        "Final: the mean of a seed's evaluations in the last tenth of training, averaged over seeds. "
-        f"Evaluations in that tenth: {', '.join(map(str, sorted(late)))}. "
+        f"Final: the mean of a seed's evaluations in the last {seeds[0].part} of training, averaged over seeds. "
+        f"Evaluations in that {seeds[0].part}: {', '.join(map(str, sorted(late)))}. "
         f"Best: the maximum over training of the seeds' mean curve{smoothed}, as the original's plotter prints it; it "
         "is biased upwards. In brackets: 95 % bootstrap interval over seeds. Of "
         "3 seeds it is the lowest and the highest, and holds the true mean 3 times in 4, not 95 in 100; of 2, 1 in 2. "
