@@ -9,7 +9,7 @@ TASKS=${TASKS:-button-press-topdown-v2 sweep-into-v2 drawer-open-v2}
 PAIRS=${PAIRS:-50 200}
 SEEDS=${SEEDS:-1 2 3}
 DATA=${DATA:-}
-ARGS=${ARGS---total-steps 20000 --eval-every 1000 --actor-average 0.002}
+ARGS=${ARGS---total-steps 10000 --eval-every 1000 --actor-average 0.002}
 
 for seed in $SEEDS; do
     for task in $TASKS; do

@@ -64,7 +64,7 @@ def rendering(data_dir: Path, folder: Path) -> dict:
     return options | {"env": options["env"] | {"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "egl"}}
 
 
-SHORT = "--use-replay --total-steps 20000 --eval-every 1000 --actor-average 0.002"
+SHORT = "--use-replay --total-steps 10000 --eval-every 1000 --actor-average 0.002"
 """of the command for a suite whose defaults are for many labels"""
 
 
@@ -102,6 +102,9 @@ class Person:
             options.add_argument(f"--{flag}")
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+
+    def close(self) -> None:
+        self.driver.quit()
 
     def script(self, text: str, *arguments):
         return self.driver.execute_script(f"return {text}", *arguments)

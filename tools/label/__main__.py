@@ -138,7 +138,7 @@ def training_commands(args: LabelArgs, task: Task, npz: Path, labelled: int, ste
     pairs += ["--segment-length", str(min(steps, WINDOW))] if steps < max(WINDOW, fixed_segment(task)) else []
     last = ["--use-replay"]
     if suites.SUITES[task.suite].LABELS:  # its defaults are those of papers, for many labels
-        last += "--total-steps 20000 --eval-every 1000 --actor-average 0.002".split()
+        last += "--total-steps 10000 --eval-every 1000 --actor-average 0.002".split()
     last += ["--data-dir", str(args.data_dir)] if args.data_dir != default_data_dir() else []
     needed = pairs if args.dataset else []  # such a file may hold no pairs, and every script reads some
     return [shlex.join(["python", str(folder / "ipl_iql.py"), *data, *pairs, *last]),
