@@ -18,7 +18,7 @@ from common import suites
 from common.errors import InputError, WorkersError, simulator_remedy
 from common.seeds import start_of_evaluation
 from common.suites.base import Task
-from common.workers import Workers
+from common.workers import Jobs, Workers
 
 RENDER_EVERY = 4
 """steps between two frames of a video: rendering without a GPU takes about 0.2 s a frame"""
@@ -137,32 +137,39 @@ def require_rendering(workers: Workers, task: Task, flag: str = "--capture-video
 
 
 def evaluate(workers: Workers, task: Task, actors: list[Act], seeds: list[int], step: int, episodes: int,
-             videos: list[Path | None] | None = None) -> list[dict]:  # fmt: skip
+             videos: list[Path | None] | None = None, at_once: int = 0) -> Jobs:  # fmt: skip
     """Evaluate one actor a seed for `episodes` episodes each, spread over the workers; two of a seed that comes twice.
 
     Episode i of seed k at step t starts from the state drawn by (k, t, i): fresh at every evaluation, the same however
     many workers there are and whichever seeds are trained beside it.
 
+    Args:
+        at_once: episodes beside the caller until it asks for the result.
+
     Returns:
-        For each seed: episodes, return_mean, return_std, success, score (None where there is none), length; faults: in
-        words, what was not finite in which episode.
+        Its result, for each seed: episodes, return_mean, return_std, success, score (None where there is none), length;
+        faults: in words, what was not finite in which episode.
     """
     starts = [[start_of_evaluation(seed, step, i) for i in range(episodes)] for seed in seeds]
     jobs = [
         (task, actor, start, videos[k] if videos and i == 0 else None)
         for k, actor in enumerate(actors) for i, start in enumerate(starts[k])
     ]  # fmt: skip
-    results, rows = workers.run(rollout, jobs), []
-    for k in range(len(seeds)):
-        part = results[k * episodes : (k + 1) * episodes]
-        table = columns(part)
-        mean = {name: None if column is None else float(column.mean()) for name, column in table.items()}
-        spread = float(np.std(table["return"]))
-        faults = [
-            f"episode {i} (reset(seed={start})): {episode['fault']}"
-            for i, (start, episode) in enumerate(zip(starts[k], part, strict=True))
-            if episode["fault"]
-        ]
-        row = {"episodes": episodes, "return_mean": mean.pop("return"), "return_std": spread, **mean}
-        rows.append(row | {"faults": faults})
-    return rows
+
+    def rows(results: list[dict]) -> list[dict]:
+        rows = []
+        for k in range(len(seeds)):
+            part = results[k * episodes : (k + 1) * episodes]
+            table = columns(part)
+            mean = {name: None if column is None else float(column.mean()) for name, column in table.items()}
+            spread = float(np.std(table["return"]))
+            faults = [
+                f"episode {i} (reset(seed={start})): {episode['fault']}"
+                for i, (start, episode) in enumerate(zip(starts[k], part, strict=True))
+                if episode["fault"]
+            ]
+            row = {"episodes": episodes, "return_mean": mean.pop("return"), "return_std": spread, **mean}
+            rows.append(row | {"faults": faults})
+        return rows
+
+    return Jobs(workers, rollout, jobs, at_once, rows)

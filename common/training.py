@@ -21,7 +21,7 @@ from common.errors import Interrupted, NotFinite
 from common.rollouts import evaluate, require_rendering
 from common.seed_folder import SeedFolder, headline
 from common.trees import leaves, save, tree_map, unstack
-from common.workers import Workers, available_cpus
+from common.workers import Jobs, Workers, available_cpus
 
 CHECKPOINT_EVERY = 60
 """seconds without a checkpoint after which one is due"""
@@ -119,6 +119,8 @@ class Training:
         self.average: dict = {}
         self.rate = getattr(self.args, "actor_average", 0.0)  # a script of one's own may be older than this flag
         self.saved = self.since = time.perf_counter()
+        self.free = max(0, self.workers.count - (torch.get_num_threads() if self.device.type == "cpu" else 1))
+        self.pending: tuple[int, list[dict], Jobs] | None = None  # an evaluation: its step, actors and episodes
         self.bar: tqdm | None = None
 
     def restore(self, fresh: list[dict]) -> dict:
@@ -147,18 +149,30 @@ class Training:
 
     def due(self, step: int) -> bool:
         """Whether to write a checkpoint: an evaluation is due, a minute has passed, or a signal came."""
-        waited = time.perf_counter() - self.saved > CHECKPOINT_EVERY
+        if self.pending and self.pending[-1].done():
+            self._log_evaluation()
+        waited = not self.pending and time.perf_counter() - self.saved > CHECKPOINT_EVERY
         return self.evaluation_due(step) or waited or bool(self.stop)
 
     def checkpoint(self, step: int, state: dict) -> None:
         """Write every seed's checkpoint. Raises NotFinite for a number that is not, Interrupted after a signal."""
         for folder in self.folders:
             folder.time["train"] += time.perf_counter() - self.since
-        check_finite(self.path, self.seeds, step, self.metrics, state)
+        self._check_finite(step, self.metrics, state)
         self._save(step, state)
         self.check_stop()
 
+    def _check_finite(self, *what) -> None:
+        try:
+            check_finite(self.path, self.seeds, *what)
+        except NotFinite:
+            self._log_evaluation()
+            raise
+
     def _save(self, step: int, state: dict) -> None:
+        # No checkpoint is later than an evaluation that eval.csv lacks: it waits for the pending one. So whatever ends
+        # the process meanwhile, the same command begins at that evaluation's checkpoint, and with it.
+        self._log_evaluation()
         if self.average:
             state = state | {"actor_average": self.average}
         for folder, own in zip(self.folders, unstack(state, len(self.folders)), strict=True):
@@ -166,24 +180,46 @@ class Training:
         self.saved = self.since = time.perf_counter()
 
     def evaluate(self, step: int, actor: dict, policy: Policy) -> None:
-        """Where an evaluation is due: episodes of `policy` with every seed's actor, and with its average from the same
-        starts, logged; best.pt and best-average.pt for the best.
+        """Where an evaluation is due: episodes of `policy` with a copy of every seed's actor, and of its average from
+        the same starts; beside the updates that follow or, with one core, ahead of them.
         """
         if not self.evaluation_due(step) or all(folder.evaluated(step) for folder in self.folders):
             return
         began, count = time.perf_counter(), len(self.folders)
         actors = unstack(actor, count) + (unstack(self.average, count) if self.average else [])
-        acting = [Actor(policy, tree_map(lambda p: p.float().cpu().numpy(), own)) for own in actors]
+        actors = [tree_map(lambda p: p.detach().cpu().clone(), own) for own in actors]
+        acting = [Actor(policy, tree_map(lambda p: p.float().numpy(), own)) for own in actors]
         videos = [folder.path / "videos" / f"step-{step:07d}.mp4" for folder in self.folders] + count * [None]
-        rows = evaluate(self.workers, self.task, acting, self.seeds * (len(actors) // count), step,
-                        self.args.eval_episodes, videos if self.args.capture_video else None)  # fmt: skip
+        compiling = self.args.compile and step == self.step and self.workers.count > 1  # on one core, mostly
+        beside = len(actors) * self.args.eval_episodes if compiling else self.free
+        jobs = evaluate(self.workers, self.task, acting, self.seeds * (len(actors) // count), step,
+                        self.args.eval_episodes, videos if self.args.capture_video else None, beside)  # fmt: skip
+        self.pending = step, actors, jobs
+        self._count_evaluation(began)
+        if not beside:
+            self._log_evaluation()
+
+    def _log_evaluation(self) -> None:
+        """Wait for the pending evaluation, if any, and log it; best.pt and best-average.pt for the best."""
+        if self.pending is None:
+            return
+        began, count, (step, actors, jobs) = time.perf_counter(), len(self.folders), self.pending
+        self.pending = None
+        rows = jobs.result()
+        self._count_evaluation(began)
         for k, folder in enumerate(self.folders):
-            folder.time["eval"] += time.perf_counter() - began
             (row, own), *average = zip(rows[k::count], actors[k::count], strict=True)
             folder.log_eval(step, row, own, *average)
         shown = "  ".join(f"seed {folder.seed}: {folder.describe_eval()}" for folder in self.folders)
         self.bar.write(f"step {step:>7}  {shown}")
-        self.saved = self.since = time.perf_counter()
+
+    def _count_evaluation(self, began: float) -> None:
+        """What training waited for an evaluation is the evaluation's time."""
+        waited = time.perf_counter() - began
+        self.since += waited
+        self.saved += waited
+        for folder in self.folders:
+            folder.time["eval"] += waited
 
     def log(self, step: int, metrics: dict, state: dict, batch: dict) -> None:
         """Every --log-every updates a row of train.csv: `metrics`, (S,) each, of update `step`. NotFinite: one is not.
@@ -195,7 +231,7 @@ class Training:
         self.bar.update()
         due = step % self.args.log_every == 0 or step == self.args.total_steps
         if due or self.device.type == "cpu":
-            check_finite(self.path, self.seeds, step, metrics, state, batch)
+            self._check_finite(step, metrics, state, batch)
         for name, average in self.average.items():
             average.lerp_(state["actor"][name], max(self.rate, 1 / (step + 1)))  # at first the mean of all so far
         if not due:
@@ -208,6 +244,7 @@ class Training:
 
     def finish(self, state: dict) -> None:
         """Write the last checkpoints, final-average.pt and final.pt, which makes a run a finished one."""
+        self._log_evaluation()
         self.bar.close()
         self._save(self.args.total_steps, state)
         for name, actor in (("final-average.pt", self.average), ("final.pt", state["actor"])):

@@ -7,13 +7,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 
 from common.errors import SHARED_MEMORY, Interrupted, WorkersError, remedy
 
 EPISODE_TIMEOUT = 600
-"""seconds without a finished episode after which the workers count as hung"""
+"""seconds of waiting without a finished episode after which the workers count as hung"""
+FAULTS = (BrokenProcessPool, MemoryError, ImportError, OSError)
+"""what a pool that breaks, or hangs (TimeoutError is an OSError), raises"""
 
 
 def available_cpus() -> int:
@@ -54,22 +56,10 @@ class Workers:
         Raises:
             WorkersError: it broke again.  Interrupted: `stop()` became true.
         """
-        results: dict[int, object] = {}
-        for attempt in (1, 2):
-            try:
-                self._run(function, jobs, results, progress)
-                break
-            except (BrokenProcessPool, MemoryError, ImportError, OSError) as error:  # TimeoutError is an OSError
-                self.close()
-                if attempt == 2:
-                    if isinstance(error, OSError) and error.errno and not remedy(error):
-                        raise  # the code's own: its traceback says where
-                    reason = f"{type(error).__name__}: {str(error).split('. ')[0]}"
-                    way = remedy(error)
-                    raise WorkersError(f"worker processes failed twice ({reason}){way and '; ' + way}") from error
-        return [results[i] for i in range(len(jobs))]
+        return Jobs(self, function, jobs).result(progress)
 
-    def _run(self, function, jobs, results, progress) -> None:
+    def submit(self, function, job: tuple) -> Future:
+        """Hand a job to the pool, which starts where there is none."""
         if self.pool is None:
             from loky import ProcessPoolExecutor  # its workers do not import the main script, hence not torch
 
@@ -80,22 +70,70 @@ class Workers:
                 )
             except OSError as error:  # of its semaphores
                 raise WorkersError(f"no worker processes can start ({error}); {SHARED_MEMORY}") from error
-        pending = {self.pool.submit(function, *job): i for i, job in enumerate(jobs) if i not in results}
-        last = time.monotonic()
-        while pending:
-            done, _ = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in done:
-                results[pending.pop(future)] = future.result()
-                last = time.monotonic()
-                progress(future.result())
-            if pending and self.stop():
-                self.close()
-                raise Interrupted
-            if time.monotonic() - last > EPISODE_TIMEOUT:
-                raise TimeoutError(f"no episode finished within {EPISODE_TIMEOUT} s")
+        return self.pool.submit(function, *job)
 
     def close(self) -> None:
         """End the processes, whatever they are doing."""
         if self.pool is not None:
             self.pool.shutdown(wait=True, kill_workers=True)
             self.pool = None
+
+
+class Jobs:
+    """[function(*job) for job in jobs], beside whatever its caller does until it needs the `result`.
+
+    Args:
+        at_once: jobs at work until then, where the caller asks now and then whether all are `done`.
+        combine: makes of the list what `result` returns.
+    """
+
+    def __init__(self, workers: Workers, function, jobs: list[tuple], at_once: int = 0, combine=lambda found: found):
+        self.workers, self.function, self.jobs, self.at_once, self.combine = workers, function, jobs, at_once, combine
+        self.todo, self.pending, self.results = [*range(len(jobs))], {}, {}
+        self.done()
+
+    def done(self) -> bool:
+        """Whether `result` need not wait. The next jobs take the place of those that ended."""
+        busy = sum(not future.done() for future in self.pending)
+        try:
+            self._submit(self.at_once - busy)
+        except FAULTS:  # `result` meets it too, and replaces the pool
+            return True
+        return not self.todo and all(future.done() for future in self.pending)
+
+    def _submit(self, count: int) -> None:
+        for i in self.todo[:count]:
+            self.pending[self.workers.submit(self.function, self.jobs[i])] = i
+            self.todo.remove(i)
+
+    def result(self, progress=lambda result: None):
+        """Wait, on all workers; raises what `Workers.run` does."""
+        for attempt in (1, 2):
+            try:
+                self._submit(len(self.todo))
+                self._wait(progress)
+                break
+            except FAULTS as error:
+                self.workers.close()
+                self.todo, self.pending = [i for i in range(len(self.jobs)) if i not in self.results], {}
+                if attempt == 2:
+                    if isinstance(error, OSError) and error.errno and not remedy(error):
+                        raise  # the code's own: its traceback says where
+                    reason = f"{type(error).__name__}: {str(error).split('. ')[0]}"
+                    way = remedy(error)
+                    raise WorkersError(f"worker processes failed twice ({reason}){way and '; ' + way}") from error
+        return self.combine([self.results[i] for i in range(len(self.jobs))])
+
+    def _wait(self, progress) -> None:
+        last = time.monotonic()
+        while self.pending:
+            done, _ = wait(self.pending, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in done:
+                self.results[self.pending.pop(future)] = future.result()
+                last = time.monotonic()
+                progress(future.result())
+            if self.pending and self.workers.stop():
+                self.workers.close()
+                raise Interrupted
+            if time.monotonic() - last > EPISODE_TIMEOUT:
+                raise TimeoutError(f"no episode finished within {EPISODE_TIMEOUT} s")

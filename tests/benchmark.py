@@ -377,11 +377,11 @@ def rows_whole() -> None:
     arrays = tree_map(lambda p: p.numpy(), module.init(module.Args(), 1, 39, 4)["actor"])
     actor, task = Actor(module.policy, arrays), suites.resolve(METAWORLD)
     workers = Workers(len(os.sched_getaffinity(0)))
-    evaluate(workers, task, [actor], [1], 0, 4)  # started
+    evaluate(workers, task, [actor], [1], 0, 4).result()  # started
     times = []
     for repeat in range(5):
         began = time.perf_counter()
-        evaluate(workers, task, [actor], [1], repeat, 20)
+        evaluate(workers, task, [actor], [1], repeat, 20).result()
         times.append(time.perf_counter() - began)
     workers.close()
     step = finish(start("child_alone", 0, 10, 0))["step"]

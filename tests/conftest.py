@@ -92,9 +92,11 @@ def command(script: str, *arguments) -> list[str]:
     return [sys.executable, str(REPOSITORY / "algorithms" / f"{script}.py"), *map(str, arguments)]
 
 
-def environment(data_dir: Path, folder: Path) -> dict:
-    """Options of `subprocess.run` for a script: working folder, data folder, captured output; one worker process."""
-    env = {**os.environ, "IPL_DATA_DIR": str(data_dir), "WANDB_MODE": "offline", "SLURM_CPUS_PER_TASK": "1"}
+def environment(data_dir: Path, folder: Path, cores: int = 1) -> dict:
+    """Options of `subprocess.run` for a script: working folder, data folder, captured output; a worker a core."""
+    if cores > len(os.sched_getaffinity(0)):
+        pytest.skip(f"needs {cores} cores")
+    env = {**os.environ, "IPL_DATA_DIR": str(data_dir), "WANDB_MODE": "offline", "SLURM_CPUS_PER_TASK": str(cores)}
     return {"cwd": folder, "env": env, "capture_output": True, "text": True, "timeout": 300}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -123,6 +124,28 @@ def test_a_run_without_it_is_what_it_was_and_one_with_it_trains_the_same(train, 
     pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
     evaluate.main(EvaluateArgs((on / "best-average.pt",), export=str(tmp_path / "policy.onnx")))
     assert (tmp_path / "policy.onnx").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("more", [(), ("--compile",)])
+def test_evaluations_beside_training_are_those_in_turn(train, monkeypatch, more):
+    """Of two seeds and their averages, which training changes meanwhile."""
+    monkeypatch.setattr(Training, "compile", lambda self, update: update)
+    both = "--actor-average", 0.25, "--num-seeds", 2, "--log-every", 1, *more
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    turn, pending, log = train("turn", *both), [], Training.log
+    monkeypatch.setattr(
+        Training, "log", lambda self, *what: pending.append(self.pending is not None) or log(self, *what)
+    )
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+    monkeypatch.setattr("common.training.torch.get_num_threads", lambda: 2 if more else 1)
+    beside = train("beside", *both)
+    if len(os.sched_getaffinity(0)) > 1:
+        assert pending[0] and any(pending[4:]) != bool(more)  # where no core is free, while the update is compiled
+    for seed in (1, 2):
+        a, b = turn.with_name(f"seed-{seed}"), beside.with_name(f"seed-{seed}")
+        for name in ("final.pt", "best.pt", "final-average.pt", "best-average.pt"):
+            assert_equal(weights(a / name), weights(b / name))
+        assert all((a / name).read_bytes() == (b / name).read_bytes() for name in ("train.csv", "eval.csv"))
 
 
 def test_a_resumed_average_has_the_same_bits(train):

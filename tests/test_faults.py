@@ -40,10 +40,10 @@ from common.data import read_preferences
 from common.errors import InputError, WorkersError
 from common.seed_folder import SeedFolder
 from common.suites.base import Recipe
-from common.workers import Workers
+from common.workers import Jobs, Workers
 from tests.conftest import REPOSITORY, SHIPPED, SMALL, SMALL_OF, command, environment
 from tests.fuzz import MINARI, PROJECT
-from tests.test_scripts import assert_same_run, children, start_until
+from tests.test_scripts import assert_same_run, children, rows, start_until
 from tools.label.answers import CHOICES, open_answers
 from tools.label.questions import ask
 
@@ -55,8 +55,9 @@ def seed_folder(folder: Path, script: str = "ipl_iql") -> Path:
 
 
 # ---------------------------------------------------------------- numbers
-def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoint(run, tmp_path):
-    done = run("ipl_iql", *SMALL, "--lr", 1e30)
+@pytest.mark.parametrize("cores", [1, 2])  # on two beside the first evaluation
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoint(run, data_dir, tmp_path, cores):
+    done = run("ipl_iql", *SMALL, "--lr", 1e30, **environment(data_dir, tmp_path, cores))
     assert done.returncode == 1 and "not finite" in done.stderr and "Traceback" not in done.stderr
     base = seed_folder(tmp_path).parent
     saved = torch.load(base / "not-finite.pt", weights_only=True)
@@ -64,6 +65,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoint(run, 
     checkpoint = torch.load(base / "seed-1/checkpoint.pt", weights_only=True)
     assert checkpoint["step"] == 0 and all(p.isfinite().all() for p in checkpoint["state"]["actor"].values())
     assert not (base / "seed-1/final.pt").exists()
+    assert [row["step"] for row in rows(base / "seed-1/eval.csv")] == ["0"]
 
 
 def test_a_reward_model_that_is_not_finite_stops_the_run(run, tmp_path, monkeypatch):
@@ -115,6 +117,52 @@ def test_a_killed_worker_is_replaced_once(run, data_dir, tmp_path, whole):
     assert (seed_folder(tmp_path / "again") / "checkpoint.pt").exists()
     assert run("ipl_iql", *SMALL, cwd=tmp_path / "again").returncode == 0  # the same command resumes
     assert_same_run(seed_folder(tmp_path / "again"), whole())
+
+
+@pytest.mark.parametrize("fault", [None, "worker", signal.SIGKILL, signal.SIGTERM])
+def test_an_evaluation_beside_training_changes_nothing(run, data_dir, tmp_path, whole, fault):
+    """A fault while training is ahead of an evaluation, or none: the same end as one after the other."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def ahead(seed: Path) -> bool:
+        return (seed / "train.csv").exists() and (seed / "train.csv").stat().st_size > 0
+
+    process, seed = start_until(data_dir, tmp_path, ahead, cores=2), seed_folder(tmp_path)
+    assert not (seed / "eval.csv").exists()
+    if fault == "worker":
+        while not (workers := loky_children(process.pid)):
+            time.sleep(0.01)
+        os.kill(workers[0], signal.SIGKILL)
+    elif fault:
+        process.send_signal(fault)
+    assert process.wait(120) == {signal.SIGKILL: -9, signal.SIGTERM: 143}.get(fault, 0)
+    if not (seed / "final.pt").exists():
+        assert fault and torch.load(seed / "checkpoint.pt")["step"] == 0 and not (seed / "eval.csv").exists()
+        done = run("ipl_iql", *SMALL, **environment(data_dir, tmp_path, cores=2))
+        assert done.returncode == 0, done.stderr
+    assert_same_run(seed, whole())
+    events = EventAccumulator(str(seed))
+    events.Reload()
+    assert [event.step for event in events.Scalars("eval/success")] == [0, 20, 40]
+    assert [event.step for event in events.Scalars("losses/preference")] == [10, 20, 30, 40]
+
+
+def test_jobs_beside_their_caller_are_at_work_by_and_by():
+    """And all at once where it waits; a pool that broke meanwhile is replaced."""
+    with contextlib.closing(Workers(2)) as workers:
+        jobs = Jobs(workers, pow, [(2, i) for i in range(6)], at_once=2, combine=sum)
+        assert len(jobs.pending) == 2
+        while not jobs.done():
+            assert sum(not future.done() for future in jobs.pending) <= 2
+        assert jobs.result() == 63
+        jobs = Jobs(workers, time.sleep, [(0.2,)] * 6, at_once=1)
+        os.kill(loky_children(os.getpid())[0], signal.SIGKILL)
+        while not jobs.done():
+            time.sleep(0.01)
+        assert jobs.result() == [None] * 6 and len(jobs.results) == 6
+        jobs = Jobs(workers, int, [("1",), ("one",), ("2",)], at_once=1)
+        with pytest.raises(ValueError, match="one"):
+            jobs.result()
 
 
 def running(pid: int) -> bool:

@@ -352,8 +352,9 @@ def test_an_environment_is_tried_out_when_it_is_resolved(name, said):
         suites.resolve(f"{odd.__name__}:{name}-v0")
 
 
-def test_a_success_that_is_no_number_is_one_line(tmp_path):
-    done, _ = odd_run(tmp_path, "DictSuccess")
+@pytest.mark.parametrize("cores", [1, 2])  # on two it is met beside training
+def test_a_success_that_is_no_number_is_one_line(tmp_path, cores):
+    done, _ = odd_run(tmp_path, "DictSuccess", env=environment(tmp_path, tmp_path, cores)["env"])
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "info['success'] is {'reached': True} (dict)" in done.stderr
 

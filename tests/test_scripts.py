@@ -168,9 +168,9 @@ def test_several_seeds_are_single_runs(run, reference, tmp_path):
     assert again.returncode == 0 and "finished already" in again.stdout
 
 
-def start_until(data_dir, folder: Path, ready, *arguments, script: str = "ipl_iql") -> subprocess.Popen:
+def start_until(data_dir, folder: Path, ready, *arguments, script: str = "ipl_iql", cores=1) -> subprocess.Popen:
     """Start a small run and return when `ready(its seed folder)` holds, while it still works."""
-    options = {k: v for k, v in environment(data_dir, folder).items() if k in ("cwd", "env")}
+    options = {k: v for k, v in environment(data_dir, folder, cores).items() if k in ("cwd", "env")}
     process = subprocess.Popen(command(script, *(arguments or SMALL)), **options, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
     seed, end = folder / "runs/drawer-open-v2/ipl_iql/seed-1", time.monotonic() + 120

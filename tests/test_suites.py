@@ -114,7 +114,7 @@ def test_d4rl_scores():
     assert suites.score(walker, 4592.3) == pytest.approx(100)
     assert suites.score(resolve("drawer-open-v2"), 1.0) is None
     workers = Workers(2)
-    (row,) = evaluate(workers, hopper, [Actor(policy, still(HOPPER))], [1], 0, 4)
+    (row,) = evaluate(workers, hopper, [Actor(policy, still(HOPPER))], [1], 0, 4).result()
     workers.close()
     assert row["success"] is None and row["score"] == pytest.approx(suites.score(hopper, row["return_mean"]))
     assert 10 < row["length"] < 1000  # it falls
