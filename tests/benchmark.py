@@ -3,6 +3,7 @@
     python -m tests.benchmark                    # all rows; nothing else should run
     python -m tests.benchmark --rows step seeds  # some of them
     python -m tests.benchmark --rows peers --peers FOLDER  # beside the code of others: docs/speed.md
+    python -m tests.benchmark --rows device      # on a GPU: is it right, does every script run, how fast? eight minutes
 
 `floor` is arithmetic: the multiply-adds of all matrix products of an update, at the rate of its largest product, which
 is measured beside it. A ratio is the median of the turns' ratios, not the quotient of the medians beside it; its
@@ -20,7 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import redirect_stdout
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -34,8 +36,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from common import suites
 from common.actors import Actor
 from common.buffers import PreferenceBuffer, ReplayBuffer
-from common.cli import default_args, setup_device
+from common.cli import default_args, setup_device, user_errors
 from common.rollouts import evaluate
+from common.suites.base import Recipe
 from common.suites.metaworld import SEEN, MetaWorld, collect, plan
 from common.training import Training
 from common.trees import tree_map
@@ -64,7 +67,7 @@ class Products(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def steps(script: str, env: str, seeds: int, compiled: bool):
+def steps(script: str, env: str, seeds: int, compiled: bool, device: str = "cpu"):
     """(run `n` updates, sampling included; as many floors)"""
     module = importlib.import_module(f"algorithms.{script}")
     args = default_args(module.Args, module.DEFAULTS, ["--env", env])
@@ -74,10 +77,11 @@ def steps(script: str, env: str, seeds: int, compiled: bool):
     length, pairs = (25, 4000) if env == METAWORLD else (100, 100)
     obs, action = rng.normal(size=(2 * pairs * length, obs_dim)), rng.uniform(-1, 1, (2 * pairs * length, act_dim))
     start, label = np.arange(2 * pairs).reshape(-1, 2) * length, rng.integers(0, 2, pairs)
-    buffer = PreferenceBuffer(obs, action, start, label, length, rng.normal(size=len(obs)))
-    transitions = ReplayBuffer(obs, action, rng.normal(size=len(obs)), obs, np.zeros(len(obs)))
+    buffer = PreferenceBuffer(obs, action, start, label, length, rng.normal(size=len(obs)), device)
+    transitions = ReplayBuffer(obs, action, rng.normal(size=len(obs)), obs, np.zeros(len(obs)), device)
     numbers = list(range(1, seeds + 1))
-    state = tree_map(lambda *x: torch.stack(x), *[module.init(args, seed, obs_dim, act_dim) for seed in numbers])
+    fresh = [module.init(args, seed, obs_dim, act_dim) for seed in numbers]
+    state = tree_map(lambda *x: torch.stack(x).to(device), *fresh)
     torch._dynamo.config.trace_autograd_ops = True
     eager, update = updates(module, args), updates(module, args, compile_whole if compiled else lambda update: update)
     pair_batches = buffer.batches(numbers, 0, args.preference_batch_size, args.segment_length)
@@ -101,6 +105,8 @@ def steps(script: str, env: str, seeds: int, compiled: bool):
     def run(n: int) -> None:
         for _ in range(n):
             update(state, batch(), at)
+        if device != "cpu":
+            torch.accelerator.synchronize()
 
     def floor(n: int) -> None:
         for _ in range(round(n * share)):
@@ -123,9 +129,9 @@ def ms(function, seconds: float) -> float:
     return 1000 * (time.perf_counter() - began) / n
 
 
-def set_up(threads: int) -> str:
+def set_up(threads: int, device: str = "cpu") -> str:
     """What a run sets up. Returns its precision: see `common.cli.onednn_is_faster`."""
-    setup_device(importlib.import_module("algorithms.ipl_iql").Args(device="cpu", threads=threads))
+    setup_device(importlib.import_module("algorithms.ipl_iql").Args(device=device, threads=threads))
     return torch.get_float32_matmul_precision()
 
 
@@ -213,6 +219,23 @@ def child_alone(threads: int, seconds: float, start_at: float) -> dict:
     return {"step": times}
 
 
+def child_device(script: str, device: str, seeds: int, updates: int) -> dict:
+    """An update compiled and eager, in float32 and in what a GPU calls tf32: ten turns of a tenth of `updates`."""
+    set_up(0, device)
+    compiled, eager = (steps(script, METAWORLD, seeds, how, device)[0] for how in (True, False))
+    kinds = {"float32": ("highest", compiled), "float32 eager": ("highest", eager),
+             "tf32": ("high", compiled), "tf32 eager": ("high", eager)}  # fmt: skip
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for turn in range(11):  # the first warms up, and compiles
+        for kind, (precision, run) in kinds.items():
+            torch.set_float32_matmul_precision(precision)
+            n = max(1, updates // 10 if turn else 1)
+            began = time.perf_counter()
+            run(n)
+            times[kind] += [1000 * (time.perf_counter() - began) / n] if turn else []
+    return times
+
+
 def child_turns(script: str, env: str, threads: int, seeds: int) -> dict:
     """One thing among others that take turns: `in_processes`."""
     set_up(threads)
@@ -265,8 +288,7 @@ def child_collect() -> dict:
     return {"bare": bare, "collected": collected}
 
 
-CHILDREN = {function.__name__: function for function in
-            (child_step, child_loop, child_seeds, child_alone, child_turns, child_label, child_collect)}  # fmt: skip
+CHILDREN = {name: function for name, function in globals().items() if name.startswith("child_")}
 
 
 def call(name: str, *arguments) -> list[str]:
@@ -446,6 +468,42 @@ def rows_data() -> None:
     row("Preference Transformer: one window at a time / labelling", found["one"], found["many"], "at least 20")
 
 
+def run_on(device: str, script: str, updates: int, dataset: Path, folder: Path) -> tuple[float, str]:
+    """(seconds of the updates of a run, compiling included; "", or the last line that a run said which failed)"""
+    command = [sys.executable, REPOSITORY / f"algorithms/{script}.py", "--env", METAWORLD, "--dataset", dataset,
+               "--num-preferences", "0", "--total-steps", str(updates), "--eval-every", str(updates),
+               "--eval-episodes", "2", "--device", device, "--run-dir", folder / script]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return 0.0, (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+    with open(folder / script / "seed-1/time.csv") as file:
+        return float(list(csv.DictReader(file))[-1]["time/train"]), ""
+
+
+def rows_device(device: str, updates: int, scripts: tuple[str, ...]) -> None:
+    """A GPU: does it compute what a CPU does, does every script run on it, and how fast is an update of the first?"""
+    set_up(0, device)  # wrong: said once
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+    tests = [sys.executable, "-m", "pytest", "-k", "gpu", "tests/test_update.py"]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(4) as pool, closing(Workers(2)) as workers:
+        tested = pool.submit(subprocess.run, tests, cwd=REPOSITORY, capture_output=True, text=True)  # takes longest
+        recipe, task = Recipe(episodes=1, pairs=60), suites.resolve(METAWORLD)
+        dataset = suites.SUITES[task.suite].dataset(task, Path(folder), workers, recipe)
+        runs = [pool.submit(run_on, device, script, updates, dataset, Path(folder)) for script in scripts]
+        for script, run in zip(scripts, runs, strict=True):
+            taken, fault = run.result()
+            print(f"| {script}: {updates} updates on {name} | {fault or f'{taken:.1f} s'} | | ends "
+                  f"| {'no' if fault else 'yes'} |", flush=True)  # fmt: skip
+        done = tested.result()
+        print(f"| pytest -k gpu | {done.stdout.strip().splitlines()[-1]} | | passes "
+              f"| {'no' if done.returncode else 'yes'} |", flush=True)  # fmt: skip
+    for seeds in (1, 5):
+        found = finish(start("child_device", scripts[0], device, seeds, updates))
+        what = f"{scripts[0]} on {name}, {seeds} seed{'s' * (seeds > 1)}"
+        for kind in ("float32", "tf32"):
+            row(f"{what}, {kind}: compiled / eager", found[kind], found[f"{kind} eager"], "at most 1.0")
+
+
 IQL, IPL = ("iql", "walker2d-medium-expert-v2", "IQL, locomotion"), ("ipl_iql", METAWORLD, "IPL-IQL, MetaWorld")
 COMPARED = (  # what; threads; seeds in one process; repositories, with our targets
     (IQL, 1, 1, {"unifloral": "at most 1.1", "JAX-CORL": "at most 0.95", "CORL": "at most 1.0"}),
@@ -487,9 +545,15 @@ class BenchmarkArgs:
     """Measure, and print a Markdown table."""
 
     rows: tuple[str, ...] = (*ROWS, "peers")
-    """which: step, loop, seeds, beside, whole, data, peers"""
+    """which: step, loop, seeds, beside, whole, data, peers, device"""
     peers: Path | None = None
     """folder with repositories of others, and .venv with jax (docs/speed.md); without it their rows are left out"""
+    device: str = "cuda"
+    """of the rows of --rows device"""
+    updates: int = 1000
+    """of each script there"""
+    scripts: tuple[str, ...] = ("ipl_iql", *(script for script in SCRIPTS if script != "ipl_iql"))
+    """which run there; an update of the first is timed"""
     child: str = ""
     """for the program itself: one measurement, as JSON"""
 
@@ -506,10 +570,12 @@ def main(args: BenchmarkArgs) -> None:
           + ", ".join(f"{name} {version(name)}" for name in names)
           + f", GOMP_SPINCOUNT={os.environ.get('GOMP_SPINCOUNT', '')}\n")  # fmt: skip
     print("| what | measured / compared with | ratio (quartiles) | target | reached |\n| --- | --- | --- | --- | --- |")
-    rows = ROWS | {"peers": lambda: rows_peers(args.peers.absolute()) if args.peers else None}
+    rows = ROWS | {"peers": lambda: rows_peers(args.peers.absolute()) if args.peers else None,
+                   "device": lambda: rows_device(args.device, args.updates, args.scripts)}  # fmt: skip
     for name in args.rows:
         rows[name]()
 
 
 if __name__ == "__main__":
-    main(tyro.cli(BenchmarkArgs))
+    with user_errors():
+        main(tyro.cli(BenchmarkArgs))
