@@ -172,7 +172,7 @@ def test_evaluation_is_the_same_for_any_number_of_workers():
     rows = []
     for count in (1, 2):
         workers = Workers(count)
-        rows.append(evaluate(workers, TASK, [Actor(policy, actor)] * 2, [1, 2], 0, 2))
+        rows.append(evaluate(workers, TASK, [Actor(policy, actor)] * 2, [1, 2], 0, 2).result())
         workers.close()
     assert rows[0] == rows[1]
     assert rows[0][0] != rows[0][1]  # seeds meet other goals

@@ -128,7 +128,7 @@ def read_seed(folder: Path, metric: str, empty: str | None = None, averaged: boo
     share = re.search(r"mistake-([\d.]+)\.npz$", files[0]) if len(files) == 1 else None  # of sweeps/label_noise.sh
     if share:
         args |= {"mistake": float(share[1]), "preferences": None}  # says more than the file's fingerprint
-    if all(f"seed-{args['seed']}" in Path(file).parts for file in files):  # of sweeps/few_labels.sh: a seed has its own
+    if files and all(f"seed-{args['seed']}" in Path(file).parts for file in files):  # of sweeps/few_labels.sh
         args["preferences"] = args["preferences"] and "of each seed"
     for name in ("algorithm", "env", "seed", "num_preferences", "total_steps"):
         if not isinstance(args[name], str if name in ("algorithm", "env") else int):
