@@ -18,6 +18,7 @@ def device_rows(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="it compiles: needs a C++ compiler")
 def test_the_rows_of_a_device():
     done = device_rows("--device", "cpu", "--updates", 20, "--scripts", "bc")
