@@ -293,7 +293,7 @@ run() {  # ID: in a subshell of its own
 
 # shellcheck disable=SC1091
 . ./setup_shell.sh || exit 1
-[ "${GOMP_SPINCOUNT-}" != 2000 ] || unset GOMP_SPINCOUNT  # setup_shell's: for runs that share their cores
+[ "${GOMP_SPINCOUNT-}" != 300 ] || unset GOMP_SPINCOUNT  # setup_shell's: for runs that share their cores
 read -r -a ids < <(sed -n "$((SLURM_ARRAY_TASK_ID + first + 1))p" "$dir/tasks-$submission.txt")
 [ ${#ids[@]} -gt 0 ] || { echo "cannot read $dir/tasks-$submission.txt"; exit 1; }
 share=$((${SLURM_CPUS_PER_TASK:-1} / ${#ids[@]}))  # cores of each command

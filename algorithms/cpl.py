@@ -210,15 +210,21 @@ def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> State:
 
 
 def draw_noise(args: Args, seeds: list[int], step: int, batch: Batch) -> Batch:
-    """The random numbers of one update, from (seed, step) alone: dropout masks of the actor's hidden layers."""
+    """The random numbers of one update, from (seed, step) alone: dropout's, of the actor's hidden layers."""
     if not args.dropout:
         return {}
     obs, rows, noise = batch["obs"], batch["obs"].shape[1], {}
     generators = [torch.Generator(obs.device).manual_seed(noise_seed(seed, step)) for seed in seeds]
     for i, width in enumerate(args.hidden_sizes):
         draws = [torch.rand(1, rows, width, generator=g, dtype=torch.float32, device=obs.device) for g in generators]
-        noise[f"mask{i}"] = (torch.stack(draws) >= args.dropout).to(obs) / (1 - args.dropout)  # (S, 1, N, H)
+        noise[f"uniform{i}"] = torch.stack(draws)  # (S, 1, N, H)
     return noise
+
+
+def dropout_masks(args: Args, batch: Batch) -> list[Tensor]:  # (S, 1, N, H) of each hidden layer
+    """0 or 1 / (1 - p), from the numbers drawn; called by the update, which compiles it away."""
+    draws = [batch[f"uniform{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
+    return [(draw >= args.dropout).to(batch["obs"]) / (1 - args.dropout) for draw in draws]
 
 
 def whole_segments(pairs: Batch) -> Batch:
@@ -275,14 +281,11 @@ def make_updates(args: Args):
     no transfer to the host. Each works in place and returns metrics, (S,) each.
     """
 
-    def masks_of(batch: Batch) -> list[Tensor]:
-        return [batch[f"mask{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
-
     @torch.no_grad()
     def clone(state: State, batch: Batch) -> Metrics:
         # 1. actor by cloning; the reference follows it
         def bc_loss(actor: Params) -> tuple[Tensor, Metrics]:
-            lp = log_prob(policy(actor, batch["obs"], masks_of(batch)), batch["action"])
+            lp = log_prob(policy(actor, batch["obs"], dropout_masks(args, batch)), batch["action"])
             loss = -(batch["share"] * lp).sum(-1)
             return loss, {"losses/bc": loss}
 
@@ -300,7 +303,7 @@ def make_updates(args: Args):
         lp_reference = log_prob(policy(state["reference"], obs), action) if args.reference else 0.0
 
         def actor_loss(actor: Params) -> tuple[Tensor, Metrics]:
-            lp = log_prob(policy(actor, obs, masks_of(batch)), action)  # (S, N)
+            lp = log_prob(policy(actor, obs, dropout_masks(args, batch)), action)  # (S, N)
             adv = args.alpha * (lp - lp_reference)
             preference, accuracy = contrastive_loss(adv, batch["label"], args.contrastive_bias)
             bc = -(batch["share"] * lp).sum(-1)

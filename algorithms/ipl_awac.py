@@ -235,7 +235,7 @@ def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> State:
 
 
 def draw_noise(args: Args, seeds: list[int], step: int, batch: Batch) -> Batch:
-    """The random numbers of one update, from (seed, step) alone: two sampled actions' noise, dropout masks [D6]."""
+    """The random numbers of one update, from (seed, step) alone: two sampled actions' noise, dropout's [D6]."""
     obs, rows, act_dim, noise = batch["obs"], batch["obs"].shape[1], batch["action"].shape[-1], {}
     generators = [torch.Generator(obs.device).manual_seed(noise_seed(seed, step)) for seed in seeds]
     for i in range(2):
@@ -243,8 +243,14 @@ def draw_noise(args: Args, seeds: list[int], step: int, batch: Batch) -> Batch:
         noise[f"noise{i}"] = torch.stack(draws).to(obs)  # (S, N, A)
     for i, width in enumerate(args.hidden_sizes if args.dropout else ()):
         draws = [torch.rand(1, rows, width, generator=g, dtype=torch.float32, device=obs.device) for g in generators]
-        noise[f"mask{i}"] = (torch.stack(draws) >= args.dropout).to(obs) / (1 - args.dropout)  # (S, 1, N, H)
+        noise[f"uniform{i}"] = torch.stack(draws)  # (S, 1, N, H)
     return noise
+
+
+def dropout_masks(args: Args, batch: Batch) -> list[Tensor]:  # (S, 1, N, H) of each hidden layer
+    """0 or 1 / (1 - p), from the numbers drawn; called by the update, which compiles it away."""
+    draws = [batch[f"uniform{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
+    return [(draw >= args.dropout).to(batch["obs"]) / (1 - args.dropout) for draw in draws]
 
 
 def make_batch(args: Args, seeds: list[int], step: int, pairs: Batch, replay: Batch | None) -> Batch:
@@ -318,7 +324,7 @@ def make_update(args: Args):
         own_action = mean + log_std.exp() * batch["noise1"]
         adv = q_before - q_values(state["critic"], obs, own_action).mean(1)  # (S, N)
         weight = (adv / args.beta).exp().clamp(max=args.clip_score)
-        masks = [batch[f"mask{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
+        masks = dropout_masks(args, batch)
 
         def actor_loss(actor: Params) -> tuple[Tensor, Metrics]:
             mean, log_std = policy(actor, obs, masks)

@@ -250,15 +250,21 @@ def init(args: Args, seed: int, obs_dim: int, act_dim: int) -> State:
 
 
 def draw_noise(args: Args, seeds: list[int], step: int, batch: Batch) -> Batch:
-    """The random numbers of one update, from (seed, step) alone: dropout masks of the actor's hidden layers."""
+    """The random numbers of one update, from (seed, step) alone: dropout's, of the actor's hidden layers."""
     if not args.dropout:
         return {}
     obs, rows, noise = batch["obs"], batch["obs"].shape[1], {}
     generators = [torch.Generator(obs.device).manual_seed(noise_seed(seed, step)) for seed in seeds]
     for i, width in enumerate(args.hidden_sizes):
         draws = [torch.rand(1, rows, width, generator=g, dtype=torch.float32, device=obs.device) for g in generators]
-        noise[f"mask{i}"] = (torch.stack(draws) >= args.dropout).to(obs) / (1 - args.dropout)  # (S, 1, N, H)
+        noise[f"uniform{i}"] = torch.stack(draws)  # (S, 1, N, H)
     return noise
+
+
+def dropout_masks(args: Args, batch: Batch) -> list[Tensor]:  # (S, 1, N, H) of each hidden layer
+    """0 or 1 / (1 - p), from the numbers drawn; called by the update, which compiles it away."""
+    draws = [batch[f"uniform{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
+    return [(draw >= args.dropout).to(batch["obs"]) / (1 - args.dropout) for draw in draws]
 
 
 def make_batch(args: Args, seeds: list[int], step: int, pairs: Batch, replay: Batch | None) -> Batch:
@@ -335,7 +341,7 @@ def make_update(args: Args):
         # 3. actor by advantage-weighted regression, with the new V
         adv = q_target - v_values(state["value"], obs)  # (S, N)
         weight = (adv / args.beta).exp().clamp(max=args.clip_score)
-        masks = [batch[f"mask{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
+        masks = dropout_masks(args, batch)
 
         def actor_loss(actor: Params) -> tuple[Tensor, Metrics]:
             mean, log_std = policy(actor, obs, masks)
