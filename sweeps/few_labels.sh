@@ -9,7 +9,7 @@ TASKS=${TASKS:-button-press-topdown-v2 sweep-into-v2 drawer-open-v2}
 PAIRS=${PAIRS:-50 200}
 SEEDS=${SEEDS:-1 2 3}
 DATA=${DATA:-}
-ARGS=${ARGS---total-steps 10000 --eval-every 1000 --actor-average 0.002}
+ARGS="--total-steps 10000 --eval-every 1000 --actor-average 0.002${ARGS:+ $ARGS}" # of two values the last counts
 
 for seed in $SEEDS; do
     for task in $TASKS; do
@@ -22,12 +22,12 @@ for seed in $SEEDS; do
         fi
         for method in $METHODS; do
             if [ "$method" = bc ]; then # of the whole dataset, without a label
-                echo "python algorithms/bc.py $data --use-replay --seed $seed --run-dir $runs/bc${ARGS:+ $ARGS}"
+                echo "python algorithms/bc.py $data --use-replay --seed $seed --run-dir $runs/bc $ARGS"
                 continue
             fi
             for pairs in $PAIRS; do
                 echo "python algorithms/$method.py $data --preferences $labels/$task.npz --num-preferences $pairs" \
-                    "--use-replay --seed $seed --run-dir $runs/pairs-$pairs/$method${ARGS:+ $ARGS}"
+                    "--use-replay --seed $seed --run-dir $runs/pairs-$pairs/$method $ARGS"
             done
         done
     done

@@ -12,7 +12,7 @@ PAIRS=${PAIRS:-4000}
 MISTAKES=${MISTAKES:-0 0.1 0.2 0.3 0.4}
 SEEDS=${SEEDS:-1 2 3}
 STEPS=${STEPS:-10000} # updates, far fewer than the paper's 200,000
-ARGS=${ARGS---eval-every 500}
+ARGS="--eval-every 500${ARGS:+ $ARGS}" # of two values the last counts
 
 for task in $TASKS; do
     for mistake in $MISTAKES; do
@@ -24,7 +24,7 @@ for task in $TASKS; do
         for method in $METHODS; do
             seed_flags | while read -r seeds; do
                 echo "python algorithms/$method.py --env $task --preferences $file --num-preferences $PAIRS --total-steps $STEPS $seeds" \
-                    "--run-dir runs/label_noise/$task/mistake-$mistake/$method${ARGS:+ $ARGS}"
+                    "--run-dir runs/label_noise/$task/mistake-$mistake/$method $ARGS"
             done
         done
     done

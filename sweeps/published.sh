@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The runs of the published tables, at the paper's budget, most wanted first. Those in results/published/ are left out;
-# ALL=1 prints them too. One command a seed, 0.3 to 3 hours of a core: ./slurm_launch.sh sweeps/published.sh --local --cpus 1
+# ALL=1 prints them too. One command a seed, 0.2 to 3 hours of a core: ./slurm_launch.sh sweeps/published.sh --local --cpus 1
 set -euo pipefail
 cd "$(dirname "$0")"
 
