@@ -74,7 +74,7 @@ def rollout(task: Task, act: Act, seed: int, video: Path | None = None) -> dict:
         done = bool(one(terminated, "terminated") or one(truncated, "truncated"))
         fault = not_finite(steps, observation=obs, reward=reward)
     total = float("nan") if fault else total
-    if video is not None:
+    if frames:  # none of an episode that a fault ended at once
         write_video(video, frames)
     return {"return": total, "success": success, "score": suites.score(task, total), "length": steps, "fault": fault}
 

@@ -64,10 +64,9 @@ class RunLog:
         """Resume NAME.csv after its row of `step`: what was logged later will be computed, and logged, again."""
         path, rows = self.folder / f"{name}.csv", []
         if path.exists():
-            with open(path, newline="") as file:
-                text = file.read()
-            complete = text[: text.rfind("\n") + 1]  # a kill may have cut the last row
             try:
+                text = path.read_bytes().decode()
+                complete = text[: text.rfind("\n") + 1]  # a kill may have cut the last row
                 rows = [row for row in csv.DictReader(io.StringIO(complete)) if int(row["step"]) <= step]
                 if any(None in row for row in rows):  # more cells than columns
                     raise ValueError

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import io
 import json
 import math
 import os
@@ -73,9 +74,14 @@ class SeedFolder:
         self.found = None if args.overwrite else self._find()  # None: nothing to resume
         self.checkpoint = self.found["checkpoint"] if self.found else None
         self.step = self.checkpoint["step"] if self.checkpoint else 0
-        self.finished = (self.path / "final.pt").exists() and self.step >= args.total_steps and self.found is not None
+        self.finished = self.step >= args.total_steps and self.found is not None and self._final() == self.step
         self.time = dict(self.checkpoint["time"]) if self.checkpoint else {"data": 0.0, "train": 0.0, "eval": 0.0}
         self.log = RunLog(self.path)
+
+    def _final(self) -> int | None:
+        """The update that final.pt is of: of an earlier end, where a longer run was stopped ahead of its own."""
+        path = self.path / "final.pt"
+        return read_saved(path, ("step",))["step"] if path.exists() else None
 
     def _lock(self) -> None:
         self.lock = open(self.path / ".lock", "a+")  # noqa: SIM115 (held for the life of the run)
@@ -182,6 +188,7 @@ class SeedFolder:
             partial.write_text(json.dumps(config, indent=2, default=str) + "\n")
         for name in ("train", "eval", "time"):
             self.log.open_table(name, self.step if self.checkpoint else -1)
+        self._best_of(self.log.rows["eval"])
         self.log.open_boards(config, self.step + 1 if self.checkpoint else None, track)
 
     def _erase(self) -> None:
@@ -255,11 +262,26 @@ class SeedFolder:
 
     def summary(self) -> dict:
         """Success, score and return at the last and at the best evaluation, from eval.csv."""
-        with open(self.path / "eval.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
-        best = max(rows, key=quality)
+        path = self.path / "eval.csv"
+        try:
+            rows = list(csv.DictReader(io.StringIO(path.read_text())))
+        except (OSError, ValueError, csv.Error) as error:
+            raise InputError(f"{path}: cannot be read ({error}); start from scratch with --overwrite") from None
+        best = self._best_of(rows)
+        if not best:
+            raise InputError(f"{path}: is empty; start from scratch with --overwrite")
         numbers = [{k: float(v) if v else None for k, v in row.items()} for row in (rows[-1], best)]
         return {"last": numbers[0], "best": numbers[1], "time": self.time}
+
+    def _best_of(self, rows: list[dict]) -> dict:
+        """The best of eval.csv's rows; empty where there is none. InputError: one of them is damaged."""
+        try:
+            for row in rows:
+                quality(row, "average_")
+            return max(rows, key=quality, default={})
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{self.path / 'eval.csv'}: has a damaged row; fix it, or start from scratch with "
+                             "--overwrite") from None  # fmt: skip
 
     def close(self) -> None:
         """Close the logs and give up the folder."""

@@ -159,6 +159,22 @@ for kind in (DictSuccess, FinalInfo, NanObservation, WrongShape):
     gymnasium.register(f"{kind.__name__}-v0", kind, max_episode_steps=7)
 
 
+class OwnArray(Base):
+    """Returns its own state, which it goes on to change."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = np.zeros(3)
+        return self.state, {}
+
+    def step(self, action):
+        self.state += 0.1
+        return self.state, 1.0, False, False, {}
+
+
+gymnasium.register("OwnArray-v0", OwnArray, max_episode_steps=7)
+
+
 class Nested(gymnasium.Env):
     """What worked, and stays so: nested spaces, float64, a goal, an episode that ends with its first step."""
 
@@ -293,6 +309,16 @@ def broken(obs):
 
 def two(obs, more):
     return np.ones(2)
+
+
+class BornRandom:
+    """Draws when it is made."""
+
+    def __init__(self):
+        self.torque = np.random.uniform(0, 2)
+
+    def __call__(self, obs):
+        return np.full(2, self.torque)
 
 
 class Needy:

@@ -25,7 +25,7 @@ from common.errors import InputError
 from common.rollouts import evaluate
 from common.seeds import of_dataset, seed_of, start_of_evaluation
 from common.suites import SUITES, identify, metaworld, resolve
-from common.suites.base import Recipe, draw_pairs
+from common.suites.base import Recipe, describe_pairs, draw_pairs
 from common.suites.metaworld import HORIZON, KINDS, SEEN, SEGMENT, SUCCESS_STEPS, TASKS, MetaWorld
 from common.suites.suite import read_rows
 from common.trees import save
@@ -244,14 +244,24 @@ def test_wrong_datasets_are_refused_in_one_line(path, tmp_path):
     refused("preferences/label", without)
     for name, change, said in (("episodes/row", lambda x: x.astype(float), "float64, not whole numbers"),
                                ("episodes/row", lambda x: x[:0], "'episodes/length' has shape"),
+                               ("success", lambda x: np.zeros(3), "'success' has shape"),
+                               ("episodes/policy", lambda x: np.zeros(3, int), "'episodes/policy' has shape"),
                                ("preferences/start", lambda x: x + 0.5, "float64, not whole numbers")):  # fmt: skip
         own = tmp_path / "own.hdf5"
         own.write_bytes(path.read_bytes()[512:])
         with h5py.File(own, "a") as file:
-            changed = change(file[name][:])
-            del file[name]
+            changed = change(file[name][:] if name in file else None)
+            if name in file:
+                del file[name]
             file[name] = changed
         refused(said, own)
+    own.write_bytes(path.read_bytes()[512:])
+    with h5py.File(own, "a") as file:
+        changed = file["preferences/start"][:].astype(np.uint64)
+        del file["preferences/start"]
+        file["preferences/start"] = changed
+    p = read_preferences(own, resolve(ENV))
+    assert (p.start == changed).all() and len(describe_pairs(p)) > 1
 
 
 def test_no_two_streams_share_a_start():

@@ -799,6 +799,45 @@ def test_damaged_rows_are_refused_and_a_cut_one_is_dropped(tmp_path):
     run.close()
 
 
+@pytest.mark.parametrize("damage", ["byte", "cell", "empty", "gone"])
+def test_a_damaged_table_of_evaluations_is_one_line(run, data_dir, tmp_path, whole, damage):
+    """Of a run that is finished, and of one that is resumed."""
+    folder = tmp_path / "runs/seed-1"
+    shutil.copytree(whole(), folder)
+    table = folder / "eval.csv"
+    text = table.read_bytes()
+    if damage == "gone":
+        table.unlink()
+    else:
+        value = text.splitlines()[-1].split(b",")[2]  # of return_mean
+        change = {"byte": (b"step", b"st\xff"), "cell": (value, b"abc"), "empty": (text, b"")}
+        table.write_bytes(text.replace(*change[damage]))
+    for longer in (False, True):
+        steps = ["--total-steps", 50] if longer else []
+        done = run("ipl_iql", *SMALL, *steps, "--run-dir", "runs")
+        if longer and damage in ("empty", "gone"):  # the next evaluation begins the table again
+            assert done.returncode == 0, done.stderr
+        else:
+            assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"{table.name}: " in done.stderr
+
+
+def test_a_longer_run_that_was_stopped_ahead_of_its_end_is_not_finished(run, tmp_path, whole):
+    """Its last checkpoint is written ahead of the last evaluation; final.pt is still of the shorter run."""
+    folder = tmp_path / "runs/seed-1"
+    shutil.copytree(whole(), folder)
+    before = torch.load(folder / "final.pt")["step"]
+    saved = torch.load(folder / "checkpoint.pt")
+    longer = ["--total-steps", before + 20, "--run-dir", "runs"]
+    saved["step"] = saved["args"]["total_steps"] = before + 20
+    saved["state"]["step"] += 20
+    torch.save(saved, folder / "checkpoint.pt")
+    done = run("ipl_iql", *SMALL, *longer)
+    assert done.returncode == 0 and "finished already" not in done.stdout, done.stderr
+    assert torch.load(folder / "final.pt")["step"] == before + 20
+    assert (folder / "eval.csv").read_text().splitlines()[-1].startswith(f"{before + 20},")
+    assert "finished already" in run("ipl_iql", *SMALL, *longer).stdout
+
+
 def test_a_metric_that_comes_or_goes_has_empty_cells(tmp_path):
     from algorithms.ipl_iql import Args
 

@@ -390,6 +390,16 @@ def test_a_cut_line_is_dropped_and_a_wrong_one_named(tmp_path):
         assert list(answers.given) == [0]
         answers.add(question[1], 0, "left", 1.0, 0.0)
     assert [line["question"] for line in read_lines(path)[1:]] == [0, 1]
+    path.write_bytes(path.read_bytes()[:-1])  # as an editor leaves it: whole, but without an end
+    with open_answers(path, PROJECT) as answers:
+        assert list(answers.given) == [0, 1]
+        answers.add(question[2], 0, "left", 1.0, 0.0)
+    assert [line["question"] for line in read_lines(path)[1:]] == [0, 1, 2]
+    path.write_bytes(b"my notes")
+    with pytest.raises(InputError, match="is no file of answers"), open_answers(path, PROJECT):
+        pass
+    assert path.read_bytes() == b"my notes"
+    path.write_bytes(whole)
     long = json.dumps(read_lines(path)[1] | {"seconds": 10**400}).encode()
     steps = json.dumps(PROJECT | {"steps": "x"}).encode()
     for content, line in ((whole + b'{"question": 1}', 3), (whole + long, 3), (steps, 1), (b'{"env": "x"}', 1)):
@@ -715,6 +725,10 @@ def test_a_teacher_answers_the_questions_of_two_files(tmp_path, capsys):
     returns = np.array([[episodes[e].reward[t : t + 16].astype(float).sum() for e, t in pair] for pair in segments])
     found = read_arrays(tmp_path / "Dot-v0.npz")
     assert found["label"].tolist() == (0.5 + 0.5 * np.sign(returns[:, 1] - returns[:, 0])).tolist()
+    (tmp_path / "Dot-v0.jsonl").write_text("{}\n")  # a person's answers
+    with pytest.raises(InputError, match=r"Dot-v0\.npz: holds the labels of .*Dot-v0\.jsonl, which --teacher would"):
+        label_main.main(args)
+    assert read_arrays(tmp_path / "Dot-v0.npz")["label"].tolist() == found["label"].tolist()
     film(paths[0], [[np.zeros((32, 32, 3), np.uint8)] * 40] * 4)
     with pytest.raises(InputError, match=r"b\.hdf5: has no videos beside it, unlike .*a\.hdf5; bring them for all"):
         read_source(paths, task)

@@ -22,6 +22,7 @@ from common.errors import InputError
 from common.suites.base import ACTION_LIMIT
 from tests.conftest import REPOSITORY, command, environment
 from tools import dataset, reward
+from tools import record as record_tool
 
 pytest.importorskip("jax", reason="recording needs the packages of #record in requirements.txt")
 SUITE, MINE = suites.SUITES["minari"], "minari:me/pendulum-v0"
@@ -109,6 +110,20 @@ def test_episodes_are_replayed_from_their_seeds(mine):
     task = suites.resolve("minari:me/unseeded-v0")
     with pytest.raises(InputError, match=r"1 of its 1 episodes have no seed .* tools.record --video"):
         SUITE.read_episodes(SUITE.dataset(task, None, None), task)
+
+
+def test_what_was_recorded_of_its_environment_is_read_instead(mine, folder, tmp_path, monkeypatch):
+    """By the file's own rows, pairs, episodes and actions."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
+    path = tmp_path / "more.hdf5"
+    record_tool.main(record_tool.RecordArgs(MINE, path, episodes=2, workers=1))
+    assert len(SUITE.read_transitions(path, mine).obs) == 400
+    episodes, sim = SUITE.read_episodes(path, mine), suites.make(mine)
+    assert len(episodes) == 2 and SUITE.describe(path, mine)[1].split()[:2] == ["random", "2"]
+    assert (np.stack(list(SUITE.replay(sim, episodes[1], 0))) == episodes[1].obs).all()
+    assert len(SUITE.read_pairs(path, mine).obs) == 402
+    with pytest.raises(InputError, match=r"none\.hdf5: is no file in the layout .* nor the data of minari:me/pendulum"):
+        SUITE.read_pairs(tmp_path / "none.hdf5", mine)
 
 
 def test_relabelled_as_another_dataset(mine, tmp_path):

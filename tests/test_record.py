@@ -94,6 +94,21 @@ def test_a_recorded_episode_is_replayed_exactly(mine):
     assert record.replay_gap(task, found[3]) == pytest.approx(0, abs=1e-6)
 
 
+def test_observations_are_those_of_their_step(tmp_path):
+    """Also where an environment returns an array that it goes on to change; so is what a replay shows."""
+    path = make(tmp_path / "own.hdf5", env=f"{HERE}:OwnArray-v0", episodes=1)
+    assert read_arrays(path)["obs"][:, 0] == pytest.approx(0.1 * np.arange(8))
+    task = suites.resolve(f"{HERE}:OwnArray-v0")
+    episode = SUITE.read_episodes(path, task)[0]
+    assert np.array_equal(np.float32(list(SUITE.replay(suites.make(task), episode, 0))), episode.obs)
+
+
+def test_what_a_policy_draws_when_it_is_made_is_the_episodes_own(tmp_path):
+    once, again = (make(tmp_path / f"{k}.hdf5", f"{HERE}:BornRandom", workers=k) for k in (1, 2))
+    assert np.array_equal(read_arrays(once)["action"], read_arrays(again)["action"])
+    assert len(np.unique(read_arrays(once)["action"][:, 0])) == 4  # of three episodes, and zeros in their last rows
+
+
 def test_what_it_prints(tmp_path, capsys):
     make(tmp_path / "a b.hdf5", f"{HERE}:still", f"{HERE}:far", episodes=2)
     out, err = capsys.readouterr()

@@ -458,6 +458,17 @@ def test_seeds_with_answers_of_their_own_are_one_method(tmp_path, capsys):
         (folder / "config.json").write_text(json.dumps(config))
     report.main(ReportArgs((tmp_path,), tmp_path / "out"))
     assert "| drawer-open-v2 | 50 | ipl_iql | 2 |" in capsys.readouterr().out
+    for seed in (1, 2):  # answers of another kind are another method
+        folder = write_run(tmp_path / "more", "ipl_iql", "drawer-open-v2", 50, seed, [0.0, 0.9])
+        config = json.loads((folder / "config.json").read_text())
+        config["args"]["preferences"] = [f"labels/other/seed-{seed}/drawer-open-v2.npz"]
+        (folder / "config.json").write_text(json.dumps(config))
+    report.main(ReportArgs((tmp_path,), tmp_path / "out"))
+    said = capsys.readouterr()
+    for what, success in (("few", "30.0"), ("other", "90.0")):
+        name = f"ipl_iql preferences=labels/{what}/seed-*/drawer-open-v2.npz"
+        assert f"| drawer-open-v2 | 50 | {name} | 2 | 10 | success, % | {success}" in said.out
+    assert "skipped" not in said.err
 
 
 def test_bad_folders_are_named_and_nothing_is_status_2(runs, tmp_path, capsys):

@@ -131,6 +131,7 @@ def own_policy(name: str, task: Task, key: tuple[int, ...]) -> Act:
                              "made without arguments") from None  # fmt: skip
 
     found = load(name)
+    draw_alike(found, key)  # what a class draws when it is made
     policy = guarded("cannot be made", found) if isinstance(found, type) else found
     draw_alike(policy, key)
     guarded("reset() fails", getattr(policy, "reset", lambda: None))

@@ -129,7 +129,8 @@ def read_seed(folder: Path, metric: str, empty: str | None = None, averaged: boo
     if share:
         args |= {"mistake": float(share[1]), "preferences": None}  # says more than the file's fingerprint
     if files and all(f"seed-{args['seed']}" in Path(file).parts for file in files):  # of sweeps/few_labels.sh
-        args["preferences"] = args["preferences"] and "of each seed"
+        own = [["seed-*" if part == f"seed-{args['seed']}" else part for part in Path(file).parts] for file in files]
+        args["preferences"] = args["preferences"] and " ".join(map("/".join, own))
     for name in ("algorithm", "env", "seed", "num_preferences", "total_steps"):
         if not isinstance(args[name], str if name in ("algorithm", "env") else int):
             raise InputError(f"config.json: {name} is {args[name]!r}")

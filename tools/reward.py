@@ -384,8 +384,10 @@ def main(args: RewardArgs) -> None:
     if args.film:
         if runs[0].history:
             read_data(runs[0])  # for the window
-        actor = next(path for name in ("final.pt", "best.pt") if (path := runs[0].folder / name).exists())
-        make_film(Path(args.film), runs[0].task, load_actor(actor), runs[0].reward, args.seed)
+        saved = [path for name in ("final.pt", "best.pt") if (path := runs[0].folder / name).exists()]
+        if not saved:
+            raise InputError(f"{runs[0].folder}: has no final.pt or best.pt yet; wait for the run's first evaluation")
+        make_film(Path(args.film), runs[0].task, load_actor(saved[0]), runs[0].reward, args.seed)
     if args.relabel:
         relabel(runs[0], args.relabel)
     if args.film or args.relabel:

@@ -147,9 +147,13 @@ def parts_of(space: gymnasium.Space, name: str = "") -> list[dict[str, str | int
 
 
 def wrap(sim: gymnasium.Env) -> gymnasium.Env:
-    """Flat observations, actions in [-1, 1]."""
+    """Flat observations, actions in [-1, 1]. Each observation is an array of its own: some environments return one that
+    they go on to change.
+    """
     if not isinstance(sim.observation_space, Box) or len(sim.observation_space.shape) != 1:
         sim = gymnasium.wrappers.FlattenObservation(sim)
+    else:
+        sim = gymnasium.wrappers.TransformObservation(sim, np.array, sim.observation_space)
     return gymnasium.wrappers.RescaleAction(sim, np.float32(-1), np.float32(1))
 
 

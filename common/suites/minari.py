@@ -37,7 +37,7 @@ from common.suites.base import (
     describe_pairs,
     draw_pairs,
 )
-from common.suites.suite import Suite
+from common.suites.suite import Suite, or_rows
 
 FOLDER = "MINARI_DATASETS_PATH"
 """what chooses Minari's folder"""
@@ -87,10 +87,12 @@ class MinariSuite(Suite):
         """Minari's own folder, not the data folder, has it: there its recorder writes too."""
         return Path(open_dataset(task.env).storage.data_path) / "main_data.hdf5"
 
+    @or_rows
     def read_transitions(self, path: Path, task: Task) -> Transitions:
         parts = [(obs[:-1], action, reward, obs[1:], end) for obs, action, reward, end in read_columns(path, task)]
         return Transitions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
+    @or_rows
     def write_rewards(self, path: Path, task: Task, target: str, reward: np.ndarray, made: dict) -> None:
         """As another Minari dataset, beside the first; `made` joins its metadata."""
         from minari.dataset.minari_dataset import parse_dataset_id
@@ -123,6 +125,7 @@ class MinariSuite(Suite):
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
+    @or_rows
     def describe(self, path: Path, task: Task) -> list[str]:
         rewards = [reward for _, _, reward, _ in read_columns(path, task)]
         episodes = describe_episodes([len(reward) for reward in rewards], [float(reward.sum()) for reward in rewards])
@@ -131,6 +134,7 @@ class MinariSuite(Suite):
     def segment(self, task: Task) -> int:
         return 50
 
+    @or_rows
     def read_pairs(self, path: Path, task: Task) -> Preferences:
         """PAIRS pairs, labelled by their summed rewards."""
         episodes = read_columns(path, task)
@@ -144,6 +148,7 @@ class MinariSuite(Suite):
         start, label = draw_pairs(length, row, reward, PAIRS, 0, steps, 1.0)
         return Preferences(obs, action, start, label, steps, reward)
 
+    @or_rows
     def read_episodes(self, path: Path, task: Task) -> list[Episode]:
         """Each is replayed from the seed that Minari keeps, by its actions in the environment's own units.
 
@@ -162,9 +167,11 @@ class MinariSuite(Suite):
 
     def replay(self, sim: gymnasium.Env, episode: Episode, first: int) -> Iterator[np.ndarray]:
         """Beneath the wrapper that rescales actions: rescaled and clipped ones would lead elsewhere in the end."""
-        while not isinstance(sim, gymnasium.wrappers.RescaleAction):
-            sim = sim.env
-        yield from super().replay(sim.env, dataclasses.replace(episode, action=episode.state["action"]), first)
+        if "action" in episode.state:  # else of what tools.record wrote
+            while not isinstance(sim, gymnasium.wrappers.RescaleAction):
+                sim = sim.env
+            sim, episode = sim.env, dataclasses.replace(episode, action=episode.state["action"])
+        yield from super().replay(sim, episode, first)
 
 
 # ---------------------------------------------------------------- the dataset and its environment
@@ -289,6 +296,8 @@ def flatten(space: gymnasium.Space, x, steps: int) -> np.ndarray:
 def read_columns(path: Path, task: Task) -> list[tuple[np.ndarray, ...]]:
     """Of each episode of n steps: obs (n + 1, O), action (n, A) in [-1, 1], reward and terminal (n,)."""
     data, episodes = open_dataset(task.env), []
+    if path != Path(data.storage.data_path) / "main_data.hdf5":
+        raise InputError(f"{path}: is no file in the layout of docs/data.md, nor the data of {task.env}; name another")
     observations, space = spaces(task.env)
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     try:

@@ -154,6 +154,7 @@ class Suite(abc.ABC):
             raise InputError(f"{path}: its protocol has segments of {length!r} steps; make the file again")
         last = len(arrays["obs"]) - length
         start = check(path, "preferences/start", arrays["preferences/start"], (None, 2), 0, last, np.integer)
+        start = start.astype(np.int64)  # of unsigned ones and others numpy makes floats
         label = check_labels(path, arrays["preferences/label"], len(start))
         row, steps = arrays["episodes/row"], arrays["episodes/length"]
         order = np.argsort(row)
@@ -239,11 +240,15 @@ def read_rows(path: Path, task: Task) -> dict[str, np.ndarray]:
         hint_at_units(path, arrays["action"], task)
     if "reward" in arrays:
         check(path, "reward", arrays["reward"], (rows,))
+    if "success" in arrays:
+        check(path, "success", arrays["success"], (rows,))
     for name in ("episodes/row", "episodes/length"):
         if arrays[name].dtype.kind in "iu":
             arrays[name] = arrays[name].astype(np.int64)  # sums of small types would wrap
     number = len(check(path, "episodes/row", arrays["episodes/row"], (None,), 0, rows - 1, np.integer))
     check(path, "episodes/length", arrays["episodes/length"], (number,), 1, rows, np.integer)
+    if "episodes/policy" in arrays:
+        check(path, "episodes/policy", arrays["episodes/policy"], (number,), 0, kind=np.integer)
     if not number:
         raise InputError(f"{path}: 'episodes/row' is empty; there is nothing to learn from")
     if (arrays["episodes/row"] + arrays["episodes/length"]).max() >= rows:

@@ -170,6 +170,9 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
                "draw": draw_of(args), "steps": steps}  # fmt: skip
     project |= {"ask": args.ask} if args.ask != "uniform" else {}
     if args.teacher:
+        if path.exists() and npz.exists():
+            raise InputError(f"{npz}: holds the labels of {path}, which --teacher would replace; choose another --name "
+                             "or --labels-dir")  # fmt: skip
         labelled = teach(args.teacher, npz, episodes, draw_questions(episodes, args.pairs, project))
         print(*training_commands(args, task, npz, labelled, steps), sep="\n")
         return

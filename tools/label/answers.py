@@ -1,8 +1,8 @@
 """The answers as an append-only file, and the NPZ that is made of them, of one labeller or of several.
 
 A file of answers is JSON, one object a line. The first line says of which pairs the questions are. Each other one is an
-answer, or holds guesses of answers to come (tools/label/guess.py); of two to one question the later counts. A line
-without an end was cut by a crash, before the page was told that it is saved, and is dropped.
+answer, or holds guesses of answers to come (tools/label/guess.py); of two to one question the later counts. A last
+line that is cut was so by a crash, before the page was told that it is saved, and is dropped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +60,10 @@ class Answers:
                 self._read(json.loads(text))
             except (ValueError, KeyError, TypeError, AssertionError, RecursionError, OverflowError):
                 raise InputError(f"{path}: line {number} is no answer; delete that line") from None
+        self.unended = False  # whether the last line, a whole one, lacks its end, which editors may leave out
+        with suppress(ValueError, KeyError, TypeError, AssertionError, RecursionError, OverflowError):
+            self._read(json.loads(content[self.end :]))
+            self.end, self.unended = len(content), True
 
     def _read(self, line: dict) -> None:
         """Take one line of the file, the first one first."""
@@ -84,7 +88,7 @@ class Answers:
 
     def append(self, line: dict) -> None:
         """Append one line; on disk when this returns. What an error leaves half-written is cut off."""
-        data = memoryview(json.dumps(line).encode() + b"\n")
+        data = memoryview(b"\n" * self.unended + json.dumps(line).encode() + b"\n")
         os.ftruncate(self.file.fileno(), self.end)
         try:
             while data:
@@ -93,7 +97,7 @@ class Answers:
         except OSError:
             os.ftruncate(self.file.fileno(), self.end)
             raise
-        self.end = os.fstat(self.file.fileno()).st_size
+        self.end, self.unended = os.fstat(self.file.fileno()).st_size, False
         self._read(line)
 
     def add(self, question: Question, times: int, choice: str, seconds: float, waited: float) -> bool:
@@ -195,9 +199,12 @@ def open_answers(path: Path, project: dict) -> Iterator[Answers]:
         if not alone:
             raise InputError(f"{path}: is open in another process; use its page, or another --name")
         file.seek(0)
-        answers = Answers(path, file.read(), file)
+        content = file.read()
+        if content and content[:1] != b"{":
+            raise InputError(f"{path}: is no file of answers; choose another --name or --labels-dir")
+        answers = Answers(path, content, file)
         if not answers.given:  # nor is there anything to lose of a project that was begun
-            answers.project, answers.end = {}, 0
+            answers.project, answers.end, answers.unended = {}, 0, False
             answers.append(project)
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)

@@ -220,5 +220,7 @@ class Clips:
         """Make the example and the pairs in `order`, a few at a time, so that what fails is known early."""
         each, example = max(1, self.workers.count), [self.example] if self.example else []
         for i in range(0, len(order), each):
+            if self.workers.stop():
+                return
             self.render(example + [clip for pair in order[i : i + each] for clip in self.clips(pair)])
             example = []
