@@ -56,7 +56,7 @@ _ipl_setup() {
     export MUJOCO_GL
     if [ "$MUJOCO_GL" = egl ] || [ "$MUJOCO_GL" = osmesa ]; then export PYOPENGL_PLATFORM=${PYOPENGL_PLATFORM:-$MUJOCO_GL}; fi
     # OpenMP's threads wait in loops before they sleep. Long loops (the default) make two runs that share their cores 4 to
-    # 26 times as slow; with short ones a run alone takes up to a tenth longer, where waking up is dear.
+    # 26 times as slow; with short ones a run alone takes about a tenth longer, where waking up is dear.
     export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-300}
     # torch.compile builds and loads test programs for each of the processor's vector extensions; without that the first
     # compilation on a machine takes 26 s instead of 35. (It still tries AMX, which old compilers do not know.)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import io
 import json
 import math
 import os
@@ -264,7 +263,7 @@ class SeedFolder:
         """Success, score and return at the last and at the best evaluation, from eval.csv."""
         path = self.path / "eval.csv"
         try:
-            rows = list(csv.DictReader(io.StringIO(path.read_text())))
+            rows = list(csv.DictReader(path.read_text().splitlines()))
         except (OSError, ValueError, csv.Error) as error:
             raise InputError(f"{path}: cannot be read ({error}); start from scratch with --overwrite") from None
         best = self._best_of(rows)

@@ -22,7 +22,7 @@ def last_success(folder, script: str, *arguments) -> list[float]:
     return found
 
 
-@pytest.mark.timeout(1800)  # six minutes on a processor without AVX-512, and twice that beside another test
+@pytest.mark.timeout(1800)  # on a slow processor without AVX-512 it takes more than seven minutes alone
 def test_ipl_iql_learns_drawer_open(tmp_path):
     """10,000 pairs, 5,000 steps, dataset built on the way. Seen here over seeds 1 to 4: 0.80, 0.90, 0.90, 0.80."""
     arguments = ["--total-steps", 5000, "--eval-every", 5000, "--num-preferences", 0, "--seed", 3, "--threads", 1]

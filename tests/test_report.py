@@ -462,6 +462,7 @@ def test_seeds_with_answers_of_their_own_are_one_method(tmp_path, capsys):
         folder = write_run(tmp_path / "more", "ipl_iql", "drawer-open-v2", 50, seed, [0.0, 0.9])
         config = json.loads((folder / "config.json").read_text())
         config["args"]["preferences"] = [f"labels/other/seed-{seed}/drawer-open-v2.npz"]
+        config["dataset_fingerprint"] = {"preferences": f"other{seed}"}
         (folder / "config.json").write_text(json.dumps(config))
     report.main(ReportArgs((tmp_path,), tmp_path / "out"))
     said = capsys.readouterr()

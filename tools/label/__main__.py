@@ -161,6 +161,9 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
         raise InputError(f"--host {args.host}: name one address of this machine, such as {socket.gethostname()}")
     check_flags(args)
     guessing = guess.wanted(args)
+    if args.teacher and path.exists() and npz.exists():
+        raise InputError(f"{npz}: holds the labels of {path}, which --teacher would replace; choose another --name or "
+                         "--labels-dir")  # fmt: skip
     if not (path.exists() or args.dataset or args.teacher):  # the first start: before a dataset is built for nothing
         require_rendering(workers, task, f"--env {task.env}")
     datasets = datasets_of(args, task, workers)
@@ -170,9 +173,6 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
                "draw": draw_of(args), "steps": steps}  # fmt: skip
     project |= {"ask": args.ask} if args.ask != "uniform" else {}
     if args.teacher:
-        if path.exists() and npz.exists():
-            raise InputError(f"{npz}: holds the labels of {path}, which --teacher would replace; choose another --name "
-                             "or --labels-dir")  # fmt: skip
         labelled = teach(args.teacher, npz, episodes, draw_questions(episodes, args.pairs, project))
         print(*training_commands(args, task, npz, labelled, steps), sep="\n")
         return
