@@ -39,6 +39,13 @@ SMALL_OF = {"pt_iql": "--reward-epochs 10 --reward-width 16 --reward-batch-size 
 SMALL_OF["cpl"] = "--bc-steps 25 --reference --warmup-steps 10".split()
 
 
+def few_of(cases: list, *quick) -> list:
+    """The cases of a parametrized test: `quick` are for every `pytest`, the others for `pytest -m thorough`."""
+    others = [case for case in cases if case not in quick]
+    return [*quick, *(pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.thorough)
+                      for case in others)]  # fmt: skip
+
+
 @pytest.fixture(autouse=True)
 def torch_as_it_was():
     """A script that ran in this process changed it; hypothesis needs denormal numbers."""

@@ -19,7 +19,7 @@ from common.errors import InputError
 from common.seed_folder import SeedFolder
 from common.training import Training
 from common.trees import tree_map
-from tests.conftest import SHIPPED, SMALL, SMALL_OF
+from tests.conftest import SHIPPED, SMALL, SMALL_OF, few_of
 from tools import evaluate
 from tools.evaluate import EvaluateArgs, read_actor
 
@@ -86,10 +86,7 @@ def assert_close(a: dict, b: dict, rtol: float = 1e-5, atol: float = 1e-7) -> No
         torch.testing.assert_close(a[name], b[name], rtol=rtol, atol=atol)
 
 
-QUICK = ("ipl_iql", "mr_iql", "cpl")
-
-
-@pytest.mark.parametrize("script", [s if s in QUICK else pytest.param(s, marks=pytest.mark.slow) for s in SHIPPED])
+@pytest.mark.parametrize("script", few_of(SHIPPED, "ipl_iql", "cpl"))
 def test_the_average_of_a_known_sequence(train, actors, tmp_path, script):
     """Of every script, over its phases: every update once, the untrained actor too; of several seeds each its own."""
     more = ["--bc-steps", 4, "--warmup-steps", 1] if script == "cpl" else []

@@ -182,7 +182,6 @@ def documented(script: str, flag: str) -> list[str]:
     return next(words for words in commands(DATA) if words[1] == f"algorithms/{script}.py" and flag in words)[2:]
 
 
-@pytest.mark.slow
 def test_an_environment_of_ones_own_learns(example):
     """The real thing in a folder of the user's. Seen over seeds 1 to 4: -303, -270, -412, -267; good -160, bad -1232.
     (With the labels exchanged, seeds 1 and 2: -1402, -1305.)"""

@@ -41,7 +41,7 @@ from common.errors import InputError, WorkersError
 from common.seed_folder import SeedFolder
 from common.suites.base import Recipe
 from common.workers import Jobs, Workers
-from tests.conftest import REPOSITORY, SHIPPED, SMALL, SMALL_OF, command, environment
+from tests.conftest import REPOSITORY, SHIPPED, SMALL, SMALL_OF, command, environment, few_of
 from tests.fuzz import MINARI, PROJECT
 from tests.test_scripts import assert_same_run, children, rows, start_until
 from tools.label.answers import CHOICES, open_answers
@@ -119,7 +119,7 @@ def test_a_killed_worker_is_replaced_once(run, data_dir, tmp_path, whole):
     assert_same_run(seed_folder(tmp_path / "again"), whole())
 
 
-@pytest.mark.parametrize("fault", [None, "worker", signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("fault", few_of([None, "worker", signal.SIGKILL, signal.SIGTERM], None, signal.SIGKILL))
 def test_an_evaluation_beside_training_changes_nothing(run, data_dir, tmp_path, whole, fault):
     """A fault while training is ahead of an evaluation, or none: the same end as one after the other."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -192,7 +192,10 @@ def starve(pid: int) -> None:
     resource.prlimit(pid, resource.RLIMIT_AS, (1, 1))
 
 
-@pytest.mark.parametrize(("fault", "said"), [(hang, "no episode finished within 3 s"), (starve, "")])
+HANG, STARVE = (hang, "no episode finished within 3 s"), (starve, "")
+
+
+@pytest.mark.parametrize(("fault", "said"), few_of([HANG, STARVE], HANG))
 def test_a_worker_that_hangs_or_has_no_memory_is_replaced_once(data_dir, tmp_path, fault, said):
     """Once in the first evaluation: the run ends well. In every one: one line, exit status 1, nobody left behind."""
     for always in (False, True):
@@ -491,6 +494,7 @@ def test_training_resumes_without_wandb_and_tensorboard(run, data_dir, tmp_path)
     assert (seed_folder(tmp_path) / "final.pt").exists()
 
 
+@pytest.mark.thorough
 def test_training_resumes_where_the_folder_of_wandb_is_full(data_dir, small_disk, tmp_path):
     """The folder is a link into a full disk, in a run that is resumed; it trains and evaluates."""
     process = start_until(data_dir, tmp_path, lambda seed: (seed / "eval.csv").exists()
@@ -515,6 +519,7 @@ def test_training_resumes_where_the_folder_of_wandb_is_full(data_dir, small_disk
     assert text.count("Weights & Biases failed") == 1 and "Traceback" not in text, text
 
 
+@pytest.mark.thorough
 def test_a_clock_that_is_set_back(data_dir, tmp_path, whole):
     """Killed, and started again two days before it began; then at the end of the year 2037."""
     if not shutil.which("faketime"):
@@ -584,6 +589,7 @@ def test_every_number_has_its_interval(script):
     assert all(re.fullmatch(r"[\[(]\S+, \S+[\])]", interval) for interval in intervals(args_class).values())
 
 
+@pytest.mark.thorough
 @settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(SCRIPTS), st.data())
 def test_any_number_for_any_flag_is_taken_or_refused_in_one_line(script, data):
@@ -799,7 +805,7 @@ def test_damaged_rows_are_refused_and_a_cut_one_is_dropped(tmp_path):
     run.close()
 
 
-@pytest.mark.parametrize("damage", ["byte", "cell", "empty", "gone"])
+@pytest.mark.parametrize("damage", few_of(["byte", "cell", "empty", "gone"], "cell", "gone"))
 def test_a_damaged_table_of_evaluations_is_one_line(run, data_dir, tmp_path, whole, damage):
     """Of a run that is finished, and of one that is resumed."""
     folder = tmp_path / "runs/seed-1"

@@ -1,4 +1,5 @@
-"""Does it learn, on the real simulator with the full dataset?"""
+"""Does it learn, on the real simulator with the full dataset? `pytest -m slow tests/test_learning.py`; the quick suite
+learns in tests/test_docs.py, on the environment of docs/data.md."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ def last_success(folder, script: str, *arguments) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)  # on a slow processor without AVX-512 it takes more than seven minutes alone
 def test_ipl_iql_learns_drawer_open(tmp_path):
     """10,000 pairs, 5,000 steps, dataset built on the way. Seen here over seeds 1 to 4: 0.80, 0.90, 0.90, 0.80."""

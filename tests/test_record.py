@@ -25,7 +25,7 @@ from common.seeds import RECORD, seed_of
 from common.suites.base import ACTION_LIMIT
 from common.suites.suite import read_rows, videos_of
 from common.workers import Workers
-from tests.conftest import REPOSITORY, command, environment
+from tests.conftest import REPOSITORY, command, environment, few_of
 from tests.test_faults import small_disk  # noqa: F401
 from tools import record
 from tools.record import RecordArgs
@@ -365,7 +365,7 @@ def test_a_full_disk_under_the_videos(small_disk):  # noqa: F811
 
 
 # ---------------------------------------------------------------- stopped
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("signum", few_of([signal.SIGINT, signal.SIGKILL], signal.SIGINT))
 def test_stopped_it_keeps_nothing_and_the_same_command_starts_again(tmp_path, signum):
     """With --append, too, the file is as it was."""
     path = make(tmp_path / "x.hdf5", episodes=1)

@@ -20,7 +20,7 @@ import torch
 
 from algorithms import ipl_iql
 from common.cli import default_args, parse_args, user_errors
-from tests.conftest import REPOSITORY, SHIPPED, SMALL, SMALL_OF, command, environment
+from tests.conftest import REPOSITORY, SHIPPED, SMALL, SMALL_OF, command, environment, few_of
 
 FILES = {"config.json", "train.csv", "eval.csv", "time.csv", "checkpoint.pt", "best.pt", "final.pt"}
 
@@ -130,7 +130,7 @@ def test_corrected_command_starts(run, data_dir, tmp_path, reference):
     assert_same_run(tmp_path / "runs/drawer-open-v2/ipl_iql/seed-1", reference)
 
 
-@pytest.mark.parametrize("script", ["pt_iql"])
+@pytest.mark.parametrize("script", few_of(["ipl_iql", "pt_iql"], "ipl_iql"))
 def test_seeds_at_different_steps_resume_together(run, data_dir, tmp_path, whole, script):
     """Seed 1 finished, seed 2 killed midway, seed 3 not begun: one command ends all, as single runs would have."""
     arguments = [*SMALL, *SMALL_OF.get(script, [])]
@@ -190,7 +190,10 @@ def step(seed: Path) -> int:
     return torch.load(path, weights_only=True)["step"] if path.exists() else -1
 
 
-@pytest.mark.parametrize("moment", ["first checkpoint", "first evaluation", "training", "second checkpoint"])
+MOMENTS = ["first checkpoint", "first evaluation", "training", "second checkpoint"]
+
+
+@pytest.mark.parametrize("moment", few_of(MOMENTS, "first evaluation", "second checkpoint"))
 def test_kill_9_and_start_again_equals_uninterrupted(run, data_dir, tmp_path, reference, moment):
     def writing(seed: Path) -> bool:
         return any(seed.glob(".checkpoint.pt.*.partial"))
@@ -214,8 +217,10 @@ def test_kill_9_and_start_again_equals_uninterrupted(run, data_dir, tmp_path, re
     assert not [path for path in left if path.exists() and b"loky" in path.read_bytes()]
 
 
-@pytest.mark.parametrize(("signum", "status", "at"), [(signal.SIGTERM, 143, 20), (signal.SIGUSR1, 0, 0),
-                                                      (signal.SIGINT, 130, 20)])  # fmt: skip
+SIGNALS = [(signal.SIGTERM, 143, 20), (signal.SIGUSR1, 0, 0), (signal.SIGINT, 130, 20)]
+
+
+@pytest.mark.parametrize(("signum", "status", "at"), few_of(SIGNALS, *SIGNALS[:2]))
 def test_signal_in_an_evaluation_leaves_a_checkpoint(run, data_dir, tmp_path, reference, signum, status, at):
     process = start_until(data_dir, tmp_path, lambda seed: step(seed) >= at)
     process.send_signal(signum)
@@ -240,7 +245,10 @@ def test_a_folder_in_use_is_refused(run, data_dir, tmp_path):
 OTHERS = [name for name in SHIPPED if name != "ipl_iql"]
 
 
-@pytest.mark.parametrize(("script", "table"), [(script, "train.csv") for script in OTHERS] + [("pt_iql", "reward.csv")])
+TABLES = [*((script, "train.csv") for script in OTHERS), ("pt_iql", "reward.csv")]
+
+
+@pytest.mark.parametrize(("script", "table"), few_of(TABLES, ("mr_iql", "train.csv"), TABLES[-1]))
 def test_every_script_resumes_after_kill_9(run, data_dir, tmp_path, whole, script, table):
     """Killed once, when `table` has its first rows; then the same rows and bytes as a run that was not."""
     arguments = [*SMALL, *SMALL_OF.get(script, [])]
@@ -300,11 +308,16 @@ def cloned(folder: Path) -> tuple[int, int]:
     return args["bc_steps"], args["warmup_steps"]
 
 
-def test_steps_of_cloning_that_are_not_given_are_a_share(run, whole, tmp_path):
-    for script in ("bc", "cpl"):  # at the default number of updates, what the defaults were as numbers
-        module = importlib.import_module(f"algorithms.{script}")
-        args = module.fill_in(module.Args())
-        assert args.bc_steps == 80_000 and getattr(args, "warmup_steps", 4_000) == 4_000
+@pytest.mark.parametrize("script", ["bc", "cpl"])
+def test_steps_of_cloning_that_are_not_given_are_a_share(script):
+    """At the default number of updates, what the defaults were as numbers."""
+    module = importlib.import_module(f"algorithms.{script}")
+    args = module.fill_in(module.Args())
+    assert args.bc_steps == 80_000 and getattr(args, "warmup_steps", 4_000) == 4_000
+
+
+@pytest.mark.thorough
+def test_a_share_of_cloning_stays_what_it_was_when_a_run_is_resumed(run, tmp_path):
     line = ["cpl", *SMALL, "--run-dir", "runs"]
     for steps in (20, 20):
         done = run(*line, "--total-steps", steps)

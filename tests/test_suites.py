@@ -35,7 +35,7 @@ from common.rollouts import evaluate, rollout
 from common.suites import SUITES, d4rl, identify, resolve, robomimic
 from common.suites.base import ACTION_LIMIT, Labels, describe_episodes
 from common.workers import Workers
-from tests.conftest import REPOSITORY, SHIPPED, command, environment
+from tests.conftest import REPOSITORY, SHIPPED, command, environment, few_of
 from tools import dataset, reward
 
 ROBOMIMIC, D4RL = SUITES["robomimic"], SUITES["d4rl"]
@@ -303,9 +303,10 @@ OF = {
 }
 CASES = [(HOPPER, "hopper", 8, script) for script in SHIPPED]
 CASES += [(LIFT, "lift", 32, script) for script in ("ipl_iql", "pt_iql")]  # robosuite takes its time
+QUICK = [case for case in CASES if case[3] == "ipl_iql" or (case[1] == "hopper" and case[3] in ("mr_iql", "cpl"))]
 
 
-@pytest.mark.parametrize(("env", "name", "window", "script"), CASES, ids=[f"{case[1]}-{case[3]}" for case in CASES])
+@pytest.mark.parametrize(("env", "name", "window", "script"), few_of(CASES, *QUICK))
 def test_scripts_train_on_the_other_suites(files, tmp_path, script, env, name, window):
     """200 steps on segments and offline dataset, with the suite's own defaults for the rest."""
     folder = files["folder"]
