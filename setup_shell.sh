@@ -5,15 +5,14 @@
 # shellcheck shell=bash
 
 _ipl_setup() {
-    local root python version stamp want uv log verb="activated"
+    local root python version stamp uv log verb="activated"
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || return 1
     cd "$root" || return 1
 
-    want=$(cat requirements.txt pyproject.toml | cksum)
     stamp=.venv/.requirements
     python=${PYTHON:-python3}
-    if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then python=.venv/bin/python; fi  # what it was installed with
-    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || {
+    if _ipl_ready; then python=.venv/bin/python; fi  # what it was installed with
+    version=$(_ipl_version "$python") || {
         echo "setup_shell: no working '$python' found; install Python 3.11 to 3.13, or set PYTHON=/path/to/python3" >&2
         return 1
     }
@@ -23,16 +22,20 @@ _ipl_setup() {
         return 1
     }
 
-    # The stamp names what is installed; the lock lets one of several jobs install while the others wait.
-    if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
+    # The lock lets one of several jobs install while the others wait.
+    if ! _ipl_ready; then
         log=$root/.setup.log
         (
             if command -v flock >/dev/null; then flock 9; fi
-            [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && exit 0
+            _ipl_ready && exit 0
             echo "setup_shell: installing requirements.txt into .venv (a minute or two; log: .setup.log)" >&2
             : >"$log"
             fail() { tail -n 5 "$log" >&2; echo "setup_shell: $1 failed, see .setup.log" >&2; exit 1; }
-            .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv >>"$log" 2>&1 || fail "python -m venv .venv"
+            # Another Python, or a folder that was copied or moved with its .venv: made anew. One of the user's own is kept.
+            if ! _ipl_version .venv/bin/python >/dev/null || { [ -e "$stamp" ] && ! _ipl_fits; }; then
+                "$python" -m venv --clear .venv >>"$log" 2>&1 || fail "python -m venv .venv"
+            fi
+            .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >>"$log" 2>&1 || fail "python -m ensurepip"
             uv=$(_ipl_uv 2>>"$log") || echo "no uv: pip installs" >>"$log"
             # shellcheck disable=SC2086  # a command in words
             install() { { [ -n "$uv" ] && $uv "$@"; } >>"$log" 2>&1 || .venv/bin/python -m pip install "$@" >>"$log" 2>&1 || fail "pip install $*"; }
@@ -40,13 +43,13 @@ _ipl_setup() {
             # shellcheck disable=SC2046  # one word a package
             install --no-deps $(sed -n 's/^#no-deps: *//p' requirements.txt)
             install --no-deps -e .
-            echo "$want" >"$stamp"
+            _ipl_stamp >"$stamp"
         ) 9>.setup.lock || return 1
         verb="installed and activated"
     fi
     # shellcheck disable=SC1091
     . .venv/bin/activate || return 1
-    version=$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    version=$(_ipl_version python) || { echo "setup_shell: .venv has no working python; remove it" >&2; return 1; }
 
     # robosuite insists on EGL unless told otherwise; with glx every environment runs on a machine without any GL
     # library, but cannot render.
@@ -63,6 +66,22 @@ _ipl_setup() {
     export TORCHINDUCTOR_VEC_ISA_OK=${TORCHINDUCTOR_VEC_ISA_OK:-1}
     echo "setup_shell: $verb .venv (Python $version), MUJOCO_GL=$MUJOCO_GL" >&2
 }
+
+_ipl_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
+
+# What is installed, and where: a copy of the repository must not run the code of the first.
+_ipl_stamp() { { cat requirements.txt pyproject.toml; cd .venv 2>/dev/null && pwd -P; } | cksum; }
+
+# Whether .venv was made here, and with the Python that is asked for.
+_ipl_fits() {
+    # shellcheck disable=SC1091
+    [ "$(. .venv/bin/activate 2>/dev/null && cd "$VIRTUAL_ENV" 2>/dev/null && pwd -P)" = "$(cd .venv 2>/dev/null && pwd -P)" ] || return 1
+    local version
+    version=$(_ipl_version .venv/bin/python) || return 1
+    [ -z "${PYTHON:-}" ] || [ "$(_ipl_version "$PYTHON")" = "$version" ]
+}
+
+_ipl_ready() { [ "$(cat .venv/.requirements 2>/dev/null)" = "$(_ipl_stamp)" ] && _ipl_fits; }
 
 # The command by which uv installs, with pip's settings, which uv does not read; it takes far less time than pip. The
 # same builds come: both choose the best of all indexes. Fails where uv cannot be had or a setting has no word in uv.

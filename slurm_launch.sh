@@ -166,6 +166,9 @@ fi
 mapfile -t commands < <(grep -v -e '^[[:space:]]*#' -e '^[[:space:]]*$' <<<"$text" || true)
 [ ${#commands[@]} -gt 0 ] || die "${sweep:-standard input}: holds no commands"
 
+for line in "${commands[@]}"; do  # a command is started again after a requeue, and by the next launch
+    [[ " $line " != *" --overwrite "* ]] || die "--overwrite: would erase at every start what the command has so far; remove the old runs, or choose another --run-dir: $line"
+done
 [ -z "$local" ] || [ ${#extra[@]} = 0 ] || die "--: goes to sbatch, which --local does not use"
 [ -n "$local" ] || [ -n "$dry" ] || command -v sbatch >/dev/null || die "sbatch: not found; are you on the cluster? --local runs here"
 
@@ -226,7 +229,7 @@ for id in "${ids[@]}"; do
     case ${state[$id]} in finished | running | waiting) ;; *) todo+=("$id") ;; esac
 done
 if [ ${#todo[@]} = 0 ]; then
-    echo "$name: nothing to submit: all ${#ids[@]} commands are finished, running or waiting"
+    echo "$name: nothing to submit: all ${#ids[@]} commands are finished, running or waiting; another --job-name runs them again"
     exit 0
 fi
 

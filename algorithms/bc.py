@@ -48,7 +48,7 @@ State = dict  # networks: Params; adam: the moments of each, m and v: Params; st
 # ---------------------------------------------------------------- arguments
 @dataclass
 class Args:
-    """BC: behaviour cloning of all segments, or of the preferred ones."""
+    """BC: behaviour cloning of all segments, of the preferred ones, or of the offline dataset."""
 
     # ---- method
     lr: Annotated[float, "(0, inf)"] = 3e-4
@@ -196,7 +196,7 @@ def draw_noise(args: Args, seeds: list[int], step: int, batch: Batch) -> Batch:
 
 
 def dropout_masks(args: Args, batch: Batch) -> list[Tensor]:  # (S, 1, N, H) of each hidden layer
-    """0 or 1 / (1 - p), from the numbers drawn; called by the update, which compiles it away."""
+    """0 or 1 / (1 - p), from the numbers drawn; made inside the update, where the compiler fuses it."""
     draws = [batch[f"uniform{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
     return [(draw >= args.dropout).to(batch["obs"]) / (1 - args.dropout) for draw in draws]
 
@@ -210,25 +210,25 @@ def whole_segments(pairs: Batch) -> Batch:
     return rows
 
 
-def row_shares(label: Tensor, obs: Tensor, preferred: bool) -> Tensor:  # (S, B), (S, N, O) -> (S, N)
-    """What turns a sum over rows into a mean: of all or, if `preferred`, of the preferred segments, both of a tie."""
-    if not preferred:
+def row_shares(label: Tensor | None, obs: Tensor) -> Tensor:  # (S, B), (S, N, O) -> (S, N)
+    """What turns a sum over rows into a mean: of all or, with labels, of the preferred segments, both of a tie."""
+    if label is None:
         return torch.full_like(obs[..., 0], 1 / obs.shape[1])
     chosen = torch.cat([label <= 0.5, label >= 0.5], 1).to(obs)  # (S, 2B)
     steps = obs.shape[1] // chosen.shape[1]
     return (chosen / (steps * chosen.sum(1, keepdim=True))).repeat_interleave(steps, 1)
 
 
-def make_batch(args: Args, seeds: list[int], step: int, pairs: Batch, replay: Batch | None) -> Batch:
-    """What `update` takes: the rows to clone, of the offline dataset or, without one, of the segments."""
+def make_batch(args: Args, seeds: list[int], step: int, pairs: Batch | None, replay: Batch | None) -> Batch:
+    """What `update` takes: the rows to clone, of the segments or of the offline dataset."""
     batch = whole_segments(pairs) if replay is None else {name: replay[name] for name in ("obs", "action")}
     preferred = args.bc_data == "preferred" and step >= args.bc_steps
-    batch["share"] = row_shares(pairs["label"], batch["obs"], preferred)
+    batch["share"] = row_shares(pairs["label"] if preferred else None, batch["obs"])
     return batch | draw_noise(args, seeds, step, batch)
 
 
 def adam_(params: Params, grads: Params, moments: dict, step: Tensor, lr: float | Tensor) -> None:
-    """Step `step`, from 1, of Adam (Kingma & Ba 2015) in place; our own, so that the update is one compiled graph."""
+    """Adam's update number `step`, counted from 1 (Kingma & Ba 2015), in place; ours, so that all is one graph."""
     bias_m, bias_v = (-torch.expm1(step * math.log(decay)) for decay in (0.9, 0.999))  # 1 - decay^step
     for name, p in params.items():
         m, v = moments["m"][name], moments["v"][name]
@@ -287,18 +287,22 @@ def train(args: Args) -> dict:
         steps = f"--bc-steps {args.bc_steps}"
         raise InputError(f"{steps}: leaves no update for --bc-data preferred; choose fewer than {args.total_steps}")
     with Experiment.open(ALGORITHM, args) as experiment:
-        for training, pairs, replay in experiment.batches():  # [D5]
+        for training, pairs, replay in experiment.batches(pairs=not args.use_replay):  # [D5]
             train_seeds(args, training, pairs, replay)
     return experiment.summary()
 
 
-def train_seeds(args: Args, training: Training, pairs: PreferenceBuffer, replay: ReplayBuffer | None) -> None:
-    """The training loop, all seeds of `training` as one batch."""
-    seeds, start, sizes = training.seeds, training.step, (pairs.obs.shape[1], pairs.action.shape[1])
+def train_seeds(args: Args, training: Training, pairs: PreferenceBuffer | None, replay: ReplayBuffer | None) -> None:
+    """The training loop, all seeds of `training` as one batch. Data: of pairs, or with --use-replay the dataset's."""
+    seeds, start, data = training.seeds, training.step, replay or pairs
+    sizes = data.obs.shape[1], data.action.shape[1]
     state = training.restore([init(args, seed, *sizes) for seed in seeds])  # every leaf: (S, ...)
     update = training.compile(make_update(args))
-    pair_batches = pairs.batches(seeds, start, args.preference_batch_size, args.segment_length)  # [D2]
-    replay_batches = replay.batches(seeds, start, args.replay_batch_size) if replay else repeat(None)
+    pair_batches = replay_batches = repeat(None)
+    if pairs:
+        pair_batches = pairs.batches(seeds, start, args.preference_batch_size, args.segment_length)  # [D2]
+    else:
+        replay_batches = replay.batches(seeds, start, args.replay_batch_size)
     for step in range(start, args.total_steps + 1):
         if training.due(step):  # an evaluation, a minute since the last checkpoint, or a signal
             training.checkpoint(step, state)

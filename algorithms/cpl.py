@@ -3,10 +3,11 @@ without a reward model and without a value function.
 
     python algorithms/cpl.py --env button-press-topdown-v2
 
-Preferences that follow the regret, not the reward, make alpha log pi(a|s) of the optimal policy its advantage. So the
-preference loss is one on the policy alone. For the first --bc-steps the policy clones the segments. One update then:
+In maximum-entropy RL the optimal policy's advantage is alpha log pi(a|s). Where preferences follow the regret, the
+segment with the larger sum of it wins, and so the preference loss is one on the policy alone. One update:
 
-    1. actor  contrastive loss on the segments' summed alpha log pi(a|s) = -alpha ||mu(s) - a||^2, whose
+    1. actor  in the first --bc-steps: cloning of the segments
+    2. actor  then: contrastive loss on the segments' summed alpha log pi(a|s) = -alpha ||mu(s) - a||^2, whose
               bias lambda < 1 keeps the policy near the data
 
 --reference subtracts the log-probabilities of the policy at the end of cloning (CPL-KL).
@@ -19,7 +20,7 @@ Differences from the original code (github.com/jhejna/cpl):
     [D5] pairs are the first of one generated dataset (common/suites/metaworld.py), not of the released files.
     [D16] networks, learning rate, pairs a step and updates are those of the other scripts here, so that a comparison
          compares methods; the original's: docs/choosing.md.
-    [D17] --warmup-steps: the original's 10,000, times the share of its updates that is left (200,000 of 500,000).
+    [D17] --warmup-steps is by default 2 % of the updates: the original's 10,000 of 500,000.
 """
 
 from __future__ import annotations
@@ -181,7 +182,8 @@ def log_prob(mean: Tensor, action: Tensor) -> Tensor:  # (S, N, A), (S, N, A) ->
 
 
 def contrastive_loss(adv: Tensor, label: Tensor, bias: float) -> tuple[Tensor, Tensor]:  # (S, N), (S, B) -> (S,), (S,)
-    """Cross-entropy of the segments' summed advantages, the worse one's times `bias`; and the accuracy but for ties."""
+    """-log sigmoid(A+ - bias A-) of the better and the worse segment's summed advantages, of a tie half of each order;
+    and the accuracy, ties left out."""
     first, second = adv.view(len(adv), 2, label.shape[-1], -1).sum(-1).unbind(1)  # (S, B)
     loss = -label * F.logsigmoid(second - bias * first) - (1 - label) * F.logsigmoid(first - bias * second)
     strict = (label != 0.5).to(loss.dtype)
@@ -222,7 +224,7 @@ def draw_noise(args: Args, seeds: list[int], step: int, batch: Batch) -> Batch:
 
 
 def dropout_masks(args: Args, batch: Batch) -> list[Tensor]:  # (S, 1, N, H) of each hidden layer
-    """0 or 1 / (1 - p), from the numbers drawn; called by the update, which compiles it away."""
+    """0 or 1 / (1 - p), from the numbers drawn; made inside the update, where the compiler fuses it."""
     draws = [batch[f"uniform{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
     return [(draw >= args.dropout).to(batch["obs"]) / (1 - args.dropout) for draw in draws]
 
@@ -236,9 +238,9 @@ def whole_segments(pairs: Batch) -> Batch:
     return rows
 
 
-def row_shares(label: Tensor, obs: Tensor, preferred: bool) -> Tensor:  # (S, B), (S, N, O) -> (S, N)
-    """What turns a sum over rows into a mean: of all or, if `preferred`, of the preferred segments, both of a tie."""
-    if not preferred:
+def row_shares(label: Tensor | None, obs: Tensor) -> Tensor:  # (S, B), (S, N, O) -> (S, N)
+    """What turns a sum over rows into a mean: of all or, with labels, of the preferred segments, both of a tie."""
+    if label is None:
         return torch.full_like(obs[..., 0], 1 / obs.shape[1])
     chosen = torch.cat([label <= 0.5, label >= 0.5], 1).to(obs)  # (S, 2B)
     steps = obs.shape[1] // chosen.shape[1]
@@ -250,13 +252,13 @@ def make_batch(args: Args, seeds: list[int], step: int, pairs: Batch, replay: Ba
     batch = whole_segments(pairs)
     if step < args.bc_steps and replay is not None:
         batch = {name: replay[name] for name in ("obs", "action")}
-    batch["share"] = row_shares(pairs["label"], batch["obs"], args.bc_data == "preferred")
+    batch["share"] = row_shares(pairs["label"] if args.bc_data == "preferred" else None, batch["obs"])
     batch["label"] = pairs["label"]
     return batch | draw_noise(args, seeds, step, batch)
 
 
 def adam_(params: Params, grads: Params, moments: dict, step: Tensor, lr: float | Tensor) -> None:
-    """Step `step`, from 1, of Adam (Kingma & Ba 2015) in place; our own, so that the update is one compiled graph."""
+    """Adam's update number `step`, counted from 1 (Kingma & Ba 2015), in place; ours, so that all is one graph."""
     bias_m, bias_v = (-torch.expm1(step * math.log(decay)) for decay in (0.9, 0.999))  # 1 - decay^step
     for name, p in params.items():
         m, v = moments["m"][name], moments["v"][name]
@@ -336,6 +338,8 @@ def train(args: Args) -> dict:
     if args.bc_steps >= args.total_steps:
         steps = f"--bc-steps {args.bc_steps}"
         raise InputError(f"{steps}: leaves no update for the contrastive loss; choose fewer than {args.total_steps}")
+    if args.reference and not args.bc_steps:
+        raise InputError("--bc-steps 0: --reference is the policy at the end of cloning; choose 1 or more")
     with Experiment.open(ALGORITHM, args) as experiment:
         for training, pairs, replay in experiment.batches():  # [D5]
             train_seeds(args, training, pairs, replay)

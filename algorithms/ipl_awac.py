@@ -3,11 +3,11 @@
 
     python algorithms/ipl_awac.py --env button-press-topdown-v2
 
-The Q-function implies a reward, r(s, a) = Q(s, a) - gamma V(s'), by the inverse soft Bellman operator. That reward
-carries the Bradley-Terry loss of the preferences and a chi^2 regulariser. One update:
+The Q-function implies a reward, r(s, a) = Q(s, a) - gamma V(s'), by the inverse soft Bellman operator, and Q is trained
+so that this reward explains the labels (Bradley-Terry), with a chi^2 regulariser. One update:
 
     1. V(s')  the target critics' Q of one sampled action
-    2. Q      preference loss + regulariser on the implied reward
+    2. Q      mean over pairs of -log sigmoid(sum r+ - sum r-), + chi2_coeff times the mean of r^2
     3. actor  advantage-weighted regression (AWAC, Nair et al. 2020)
     4. target critic moves towards the critic
 
@@ -18,7 +18,7 @@ Differences from the original code (github.com/jhejna/inverse-preference-learnin
     [D1] each pair draws its own window start, from all offsets; the original draws one for the whole batch and never
          the last offset.
     [D2] an epoch's last, partial batch of pairs is dropped, so that every batch has the same shape.
-    [D3] only the target critic is averaged; the original averages all networks and reads only the critic.
+    [D3] training reads one slowly moving copy, the critic's; the original makes one of every network.
     [D4] ties in generated data are labelled 0.5; the original's count as "first preferred".
     [D5] pairs are the first of one generated dataset (common/suites/metaworld.py), not of the released files.
     [D6] actions are sampled without dropout; the original's MetaWorld configuration, which has none, is the same.
@@ -44,7 +44,7 @@ from common.training import Experiment, Training
 from common.trees import tree_map
 
 ALGORITHM = Path(__file__).stem
-Params = dict[str, Tensor]  # weights w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1 but for critics
+Params = dict[str, Tensor]  # weights w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); log_std: (S, A)
 Batch = dict[str, Tensor]  # what an update reads: see make_batch
 Metrics = dict[str, Tensor]  # what it says: (S,) each
 State = dict  # networks: Params; adam: the moments of each, m and v: Params; step: (S,), the updates so far
@@ -198,7 +198,7 @@ def next_value(critic_target: Params, batch: Batch, next_action: Tensor, args: A
 
 
 def preference_loss(reward: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:  # (S, E, 2BL), (S, B) -> (S,), (S,)
-    """Bradley-Terry cross-entropy of the segments' summed rewards, and the accuracy but for ties."""
+    """Bradley-Terry cross-entropy of the segments' summed rewards, and the accuracy, ties left out."""
     seeds, critics, _ = reward.shape
     first, second = reward.view(seeds, critics, 2, label.shape[-1], -1).sum(-1).unbind(2)  # (S, E, B)
     logits, label = second - first, label.unsqueeze(1).expand_as(first)
@@ -248,7 +248,7 @@ def draw_noise(args: Args, seeds: list[int], step: int, batch: Batch) -> Batch:
 
 
 def dropout_masks(args: Args, batch: Batch) -> list[Tensor]:  # (S, 1, N, H) of each hidden layer
-    """0 or 1 / (1 - p), from the numbers drawn; called by the update, which compiles it away."""
+    """0 or 1 / (1 - p), from the numbers drawn; made inside the update, where the compiler fuses it."""
     draws = [batch[f"uniform{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
     return [(draw >= args.dropout).to(batch["obs"]) / (1 - args.dropout) for draw in draws]
 
@@ -267,7 +267,7 @@ def make_batch(args: Args, seeds: list[int], step: int, pairs: Batch, replay: Ba
 
 
 def adam_(params: Params, grads: Params, moments: dict, step: Tensor, lr: float | Tensor) -> None:
-    """Step `step`, from 1, of Adam (Kingma & Ba 2015) in place; our own, so that the update is one compiled graph."""
+    """Adam's update number `step`, counted from 1 (Kingma & Ba 2015), in place; ours, so that all is one graph."""
     bias_m, bias_v = (-torch.expm1(step * math.log(decay)) for decay in (0.9, 0.999))  # 1 - decay^step
     for name, p in params.items():
         m, v = moments["m"][name], moments["v"][name]

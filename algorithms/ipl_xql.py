@@ -3,11 +3,11 @@
 
     python algorithms/ipl_xql.py --env button-press-topdown-v2
 
-The Q-function implies a reward, r(s, a) = Q(s, a) - gamma V(s'), by the inverse soft Bellman operator. That reward
-carries the Bradley-Terry loss of the preferences and a chi^2 regulariser. One update:
+The Q-function implies a reward, r(s, a) = Q(s, a) - gamma V(s'), by the inverse soft Bellman operator, and Q is trained
+so that this reward explains the labels (Bradley-Terry), with a chi^2 regulariser. One update:
 
     1. V      Gumbel regression towards the target critic's Q
-    2. Q      preference loss + regulariser on the implied reward, with the new V
+    2. Q      mean over pairs of -log sigmoid(sum r+ - sum r-), + chi2_coeff times the mean of r^2, with the new V
     3. actor  advantage-weighted regression, with the new V
     4. target critic moves towards the critic
 
@@ -21,7 +21,7 @@ because the exponential follows the largest errors of Q and V grows without end.
     [D1] each pair draws its own window start, from all offsets; the original draws one for the whole batch and never
          the last offset.
     [D2] an epoch's last, partial batch of pairs is dropped, so that every batch has the same shape.
-    [D3] only the target critic is averaged; the original averages all networks and reads only the critic.
+    [D3] training reads one slowly moving copy, the critic's; the original makes one of every network.
     [D4] ties in generated data are labelled 0.5; the original's count as "first preferred".
     [D5] pairs are the first of one generated dataset (common/suites/metaworld.py), not of the released files.
     [D7] above clip_exponent the exponential continues as its tangent. XQL's code cuts z there, which leaves the largest
@@ -48,7 +48,7 @@ from common.training import Experiment, Training
 from common.trees import tree_map
 
 ALGORITHM = Path(__file__).stem
-Params = dict[str, Tensor]  # weights w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1 but for critics
+Params = dict[str, Tensor]  # weights w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); log_std: (S, A)
 Batch = dict[str, Tensor]  # what an update reads: see make_batch
 Metrics = dict[str, Tensor]  # what it says: (S,) each
 State = dict  # networks: Params; adam: the moments of each, m and v: Params; step: (S,), the updates so far
@@ -77,7 +77,7 @@ class Args:
     chi2_coeff: Annotated[float, "[0, inf)"] = 3.0
     """weight of the regulariser; larger keeps the implied rewards smaller"""
     target_clipping: bool = False
-    """bound next values by the largest return that the regulariser allows, 1 / (chi2_coeff (1 - gamma))"""
+    """bound next values by 1 / (chi2_coeff (1 - gamma)), as the original does"""
     actor_cosine: bool = False
     """let the actor's learning rate fall to zero along a cosine"""
     replay_weight: Annotated[float, "[0, 1]"] = 0.5
@@ -212,7 +212,7 @@ def implied_reward(q: Tensor, next_v: Tensor, discount: Tensor) -> Tensor:  # (S
 
 
 def next_value(value: Params, batch: Batch, args: Args) -> Tensor:  # -> (S, N)
-    """V(s'); with --target-clipping bounded by the largest return that the regulariser allows."""
+    """V(s'); with --target-clipping bounded as in the original, for each row by its own discount."""
     next_v = v_values(value, batch["next_obs"])
     if args.target_clipping:
         bound = 1 / (args.chi2_coeff * (1 - batch["discount"]))
@@ -221,7 +221,7 @@ def next_value(value: Params, batch: Batch, args: Args) -> Tensor:  # -> (S, N)
 
 
 def preference_loss(reward: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:  # (S, E, 2BL), (S, B) -> (S,), (S,)
-    """Bradley-Terry cross-entropy of the segments' summed rewards, and the accuracy but for ties."""
+    """Bradley-Terry cross-entropy of the segments' summed rewards, and the accuracy, ties left out."""
     seeds, critics, _ = reward.shape
     first, second = reward.view(seeds, critics, 2, label.shape[-1], -1).sum(-1).unbind(2)  # (S, E, B)
     logits, label = second - first, label.unsqueeze(1).expand_as(first)
@@ -271,7 +271,7 @@ def draw_noise(args: Args, seeds: list[int], step: int, batch: Batch) -> Batch:
 
 
 def dropout_masks(args: Args, batch: Batch) -> list[Tensor]:  # (S, 1, N, H) of each hidden layer
-    """0 or 1 / (1 - p), from the numbers drawn; called by the update, which compiles it away."""
+    """0 or 1 / (1 - p), from the numbers drawn; made inside the update, where the compiler fuses it."""
     draws = [batch[f"uniform{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
     return [(draw >= args.dropout).to(batch["obs"]) / (1 - args.dropout) for draw in draws]
 
@@ -290,7 +290,7 @@ def make_batch(args: Args, seeds: list[int], step: int, pairs: Batch, replay: Ba
 
 
 def adam_(params: Params, grads: Params, moments: dict, step: Tensor, lr: float | Tensor) -> None:
-    """Step `step`, from 1, of Adam (Kingma & Ba 2015) in place; our own, so that the update is one compiled graph."""
+    """Adam's update number `step`, counted from 1 (Kingma & Ba 2015), in place; ours, so that all is one graph."""
     bias_m, bias_v = (-torch.expm1(step * math.log(decay)) for decay in (0.9, 0.999))  # 1 - decay^step
     for name, p in params.items():
         m, v = moments["m"][name], moments["v"][name]

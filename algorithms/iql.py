@@ -42,7 +42,7 @@ from common.training import Experiment, Training
 from common.trees import tree_map
 
 ALGORITHM = Path(__file__).stem
-Params = dict[str, Tensor]  # weights w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1 but for critics
+Params = dict[str, Tensor]  # weights w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); log_std: (S, A)
 Batch = dict[str, Tensor]  # what an update reads: see make_batch
 Metrics = dict[str, Tensor]  # what it says: (S,) each
 State = dict  # networks: Params; adam: the moments of each, m and v: Params; step: (S,), the updates so far
@@ -230,24 +230,24 @@ def draw_noise(args: Args, seeds: list[int], step: int, batch: Batch) -> Batch:
 
 
 def dropout_masks(args: Args, batch: Batch) -> list[Tensor]:  # (S, 1, N, H) of each hidden layer
-    """0 or 1 / (1 - p), from the numbers drawn; called by the update, which compiles it away."""
+    """0 or 1 / (1 - p), from the numbers drawn; made inside the update, where the compiler fuses it."""
     draws = [batch[f"uniform{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
     return [(draw >= args.dropout).to(batch["obs"]) / (1 - args.dropout) for draw in draws]
 
 
-def make_batch(args: Args, seeds: list[int], step: int, pairs: Batch, replay: Batch | None) -> Batch:
-    """What `update` takes: transitions of the offline dataset or, without one, of the segments."""
+def make_batch(args: Args, seeds: list[int], step: int, pairs: Batch | None, replay: Batch | None) -> Batch:
+    """What `update` takes: transitions of the segments or of the offline dataset."""
     rows = pairs if replay is None else replay
     batch = {name: rows[name] for name in ("obs", "action", "next_obs", "reward")}
-    batch["discount"] = torch.full_like(rows["obs"][..., 0], args.gamma)  # segments hold no terminal states
-    if replay is not None:
-        batch["discount"] = args.gamma * (1 - replay["terminal"])
+    # a window's last action, the only one that can end an episode, is in none of its transitions
+    terminal = rows.get("terminal", torch.zeros_like(rows["obs"][..., 0]))
+    batch["discount"] = args.gamma * (1 - terminal)
     batch["share"] = torch.full_like(rows["obs"][0, :, 0], 1 / rows["obs"].shape[1])  # (N,): turns a sum into a mean
     return batch | draw_noise(args, seeds, step, batch)
 
 
 def adam_(params: Params, grads: Params, moments: dict, step: Tensor, lr: float | Tensor) -> None:
-    """Step `step`, from 1, of Adam (Kingma & Ba 2015) in place; our own, so that the update is one compiled graph."""
+    """Adam's update number `step`, counted from 1 (Kingma & Ba 2015), in place; ours, so that all is one graph."""
     bias_m, bias_v = (-torch.expm1(step * math.log(decay)) for decay in (0.9, 0.999))  # 1 - decay^step
     for name, p in params.items():
         m, v = moments["m"][name], moments["v"][name]
@@ -321,7 +321,7 @@ def make_update(args: Args):
 
 
 # ---------------------------------------------------------------- training
-def require_rewards(pairs: PreferenceBuffer, replay: ReplayBuffer | None) -> None:
+def require_rewards(pairs: PreferenceBuffer | None, replay: ReplayBuffer | None) -> None:
     """Raises InputError where there is nothing to learn from."""
     if (pairs if replay is None else replay).reward is None:
         what = "these pairs hold none; try --use-replay" if replay is None else "this dataset holds none"
@@ -331,18 +331,22 @@ def require_rewards(pairs: PreferenceBuffer, replay: ReplayBuffer | None) -> Non
 def train(args: Args) -> dict:
     """Train every seed to the end, resuming what is there. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
     with Experiment.open(ALGORITHM, args) as experiment:
-        for training, pairs, replay in experiment.batches(require_rewards):  # [D5]
+        for training, pairs, replay in experiment.batches(require_rewards, pairs=not args.use_replay):  # [D5]
             train_seeds(args, training, pairs, replay)
     return experiment.summary()
 
 
-def train_seeds(args: Args, training: Training, pairs: PreferenceBuffer, replay: ReplayBuffer | None) -> None:
-    """The training loop, all seeds of `training` as one batch."""
-    seeds, start, sizes = training.seeds, training.step, (pairs.obs.shape[1], pairs.action.shape[1])
+def train_seeds(args: Args, training: Training, pairs: PreferenceBuffer | None, replay: ReplayBuffer | None) -> None:
+    """The training loop, all seeds of `training` as one batch. Data: of pairs, or with --use-replay the dataset's."""
+    seeds, start, data = training.seeds, training.step, replay or pairs
+    sizes = data.obs.shape[1], data.action.shape[1]
     state = training.restore([init(args, seed, *sizes) for seed in seeds])  # every leaf: (S, ...)
     update = training.compile(make_update(args))
-    pair_batches = pairs.batches(seeds, start, args.preference_batch_size, args.segment_length)  # [D1] [D2]
-    replay_batches = replay.batches(seeds, start, args.replay_batch_size) if replay else repeat(None)
+    pair_batches = replay_batches = repeat(None)
+    if pairs:
+        pair_batches = pairs.batches(seeds, start, args.preference_batch_size, args.segment_length)  # [D1] [D2]
+    else:
+        replay_batches = replay.batches(seeds, start, args.replay_batch_size)
     for step in range(start, args.total_steps + 1):
         if training.due(step):  # an evaluation, a minute since the last checkpoint, or a signal
             training.checkpoint(step, state)

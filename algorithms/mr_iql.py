@@ -42,7 +42,7 @@ from common.training import Experiment, Training
 from common.trees import tree_map
 
 ALGORITHM = Path(__file__).stem
-Params = dict[str, Tensor]  # weights w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1 but for critics
+Params = dict[str, Tensor]  # weights w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); log_std: (S, A)
 Batch = dict[str, Tensor]  # what an update reads: see make_batch
 Metrics = dict[str, Tensor]  # what it says: (S,) each
 State = dict  # networks: Params; adam: the moments of each, m and v: Params; step: (S,), the updates so far; scale
@@ -71,7 +71,7 @@ class Args:
     normalize_reward: bool = False
     """give IQL the learned rewards with mean 0 and standard deviation 1 over its data. Preferences leave their offset
     open, which moves V by offset / (1 - gamma) and decides what a terminal state is worth: here, what an average step
-    is. Their scale sets how greedy the actor is, so choose --beta anew"""
+    is. Their scale sets how greedy the actor is, so choose --beta again"""
     actor_cosine: bool = True
     """let the actor's learning rate fall to zero along a cosine"""
     hidden_sizes: tuple[Annotated[int, "[1, inf)"], ...] = (256, 256, 256)
@@ -212,7 +212,7 @@ def expectile_loss(diff: Tensor, expectile: float, share: Tensor) -> Tensor:  # 
 
 
 def preference_loss(reward: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:  # (S, 1, 2B(L+1)), (S, B) -> (S,), (S,)
-    """Bradley-Terry cross-entropy of the segments' summed rewards, and the accuracy but for ties."""
+    """Bradley-Terry cross-entropy of the segments' summed rewards, and the accuracy, ties left out."""
     seeds, critics, _ = reward.shape
     first, second = reward.view(seeds, critics, 2, label.shape[-1], -1).sum(-1).unbind(2)  # (S, E, B)
     logits, label = second - first, label.unsqueeze(1).expand_as(first)
@@ -264,7 +264,7 @@ def draw_noise(args: Args, seeds: list[int], step: int, batch: Batch) -> Batch:
 
 
 def dropout_masks(args: Args, batch: Batch) -> list[Tensor]:  # (S, 1, N, H) of each hidden layer
-    """0 or 1 / (1 - p), from the numbers drawn; called by the update, which compiles it away."""
+    """0 or 1 / (1 - p), from the numbers drawn; made inside the update, where the compiler fuses it."""
     draws = [batch[f"uniform{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
     return [(draw >= args.dropout).to(batch["obs"]) / (1 - args.dropout) for draw in draws]
 
@@ -273,9 +273,9 @@ def make_batch(args: Args, seeds: list[int], step: int, pairs: Batch, replay: Ba
     """What `update` takes: transitions of the offline dataset or, without one, of the segments; segments and labels."""
     rows = pairs if replay is None else replay
     batch = {name: rows[name] for name in ("obs", "action", "next_obs")}
-    batch["discount"] = torch.full_like(rows["obs"][..., 0], args.gamma)  # segments hold no terminal states
-    if replay is not None:
-        batch["discount"] = args.gamma * (1 - replay["terminal"])
+    # a window's last action, the only one that can end an episode, is in none of its transitions
+    terminal = rows.get("terminal", torch.zeros_like(rows["obs"][..., 0]))
+    batch["discount"] = args.gamma * (1 - terminal)
     batch["share"] = torch.full_like(rows["obs"][0, :, 0], 1 / rows["obs"].shape[1])  # (N,): turns a sum into a mean
     if step < args.reward_steps:  # whole segments: the reward model also learns from the last action of a window
         shape = *pairs["last_obs"].shape[:2], args.segment_length - 1, -1  # (S, 2B, L, .)
@@ -287,7 +287,7 @@ def make_batch(args: Args, seeds: list[int], step: int, pairs: Batch, replay: Ba
 
 
 def adam_(params: Params, grads: Params, moments: dict, step: Tensor, lr: float | Tensor) -> None:
-    """Step `step`, from 1, of Adam (Kingma & Ba 2015) in place; our own, so that the update is one compiled graph."""
+    """Adam's update number `step`, counted from 1 (Kingma & Ba 2015), in place; ours, so that all is one graph."""
     bias_m, bias_v = (-torch.expm1(step * math.log(decay)) for decay in (0.9, 0.999))  # 1 - decay^step
     for name, p in params.items():
         m, v = moments["m"][name], moments["v"][name]

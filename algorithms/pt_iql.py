@@ -7,9 +7,9 @@ Phase 1 trains the transformer on the pairs, until its loss on held-out pairs st
 the data is labelled once, by the model's reward at the end of the window of past steps that leads to it, and phase 2
 is iql.py on those rewards. One update of phase 2:
 
-    1. V      expectile regression towards the target critic's Q (equation 5)
-    2. actor  advantage-weighted regression (equation 7)
-    3. Q      towards the reward plus the new V of the next state (equation 6)
+    1. V      expectile regression towards the target critic's Q (IQL, Kostrikov et al. 2021, equation 5)
+    2. actor  advantage-weighted regression (IQL, equation 7)
+    3. Q      towards the reward plus the new V of the next state (IQL, equation 6)
     4. target critic moves towards the critic
 
 Shapes: S seeds (trained as one batch; nothing mixes them), E critics, B pairs, L transitions of a window,
@@ -63,7 +63,7 @@ REWARD_SAVE_EVERY = 10
 """seconds between two writings of reward.pt, the checkpoint of phase 1"""
 RETURN_SCALE = {"d4rl": 1000}
 """suite: what the authors scale the range of the trajectories' returns to; 500 elsewhere"""
-Params = dict[str, Tensor]  # weights w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); E = 1 but for critics
+Params = dict[str, Tensor]  # weights w0, b0, w1, ...: (S, E, in, out), (S, E, 1, out); log_std: (S, A)
 Batch = dict[str, Tensor]  # what an update reads: see make_batch
 Metrics = dict[str, Tensor]  # what it says: (S,) each
 State = dict  # networks: Params; adam: the moments of each, m and v: Params; step: (S,), the updates so far
@@ -90,7 +90,7 @@ class Args:
     weighted_sum: bool = True
     """score segments by preference attention; else by the plain mean of their steps' rewards"""
     reward_width: Annotated[int, "[1, inf)"] = 256
-    """embedding width of the transformer"""
+    """embedding width of the transformer, which has its own learning rate too"""
     reward_layers: Annotated[int, "[1, inf)"] = 1
     """transformer blocks"""
     reward_heads: Annotated[int, "[1, inf)"] = 4
@@ -348,24 +348,24 @@ def draw_noise(args: Args, seeds: list[int], step: int, batch: Batch) -> Batch:
 
 
 def dropout_masks(args: Args, batch: Batch) -> list[Tensor]:  # (S, 1, N, H) of each hidden layer
-    """0 or 1 / (1 - p), from the numbers drawn; called by the update, which compiles it away."""
+    """0 or 1 / (1 - p), from the numbers drawn; made inside the update, where the compiler fuses it."""
     draws = [batch[f"uniform{i}"] for i in range(len(args.hidden_sizes))] if args.dropout else []
     return [(draw >= args.dropout).to(batch["obs"]) / (1 - args.dropout) for draw in draws]
 
 
-def make_batch(args: Args, seeds: list[int], step: int, pairs: Batch, replay: Batch | None) -> Batch:
-    """What `update` takes: transitions of the offline dataset or, without one, of the segments."""
+def make_batch(args: Args, seeds: list[int], step: int, pairs: Batch | None, replay: Batch | None) -> Batch:
+    """What `update` takes: transitions of the segments or of the offline dataset."""
     rows = pairs if replay is None else replay
     batch = {name: rows[name] for name in ("obs", "action", "next_obs", "reward")}
-    batch["discount"] = torch.full_like(rows["obs"][..., 0], args.gamma)  # segments hold no terminal states
-    if replay is not None:
-        batch["discount"] = args.gamma * (1 - replay["terminal"])
+    # a window's last action, the only one that can end an episode, is in none of its transitions
+    terminal = rows.get("terminal", torch.zeros_like(rows["obs"][..., 0]))
+    batch["discount"] = args.gamma * (1 - terminal)
     batch["share"] = torch.full_like(rows["obs"][0, :, 0], 1 / rows["obs"].shape[1])  # (N,): turns a sum into a mean
     return batch | draw_noise(args, seeds, step, batch)
 
 
 def adam_(params: Params, grads: Params, moments: dict, step: Tensor, lr: float | Tensor) -> None:
-    """Step `step`, from 1, of Adam (Kingma & Ba 2015) in place; our own, so that the update is one compiled graph."""
+    """Adam's update number `step`, counted from 1 (Kingma & Ba 2015), in place; ours, so that all is one graph."""
     bias_m, bias_v = (-torch.expm1(step * math.log(decay)) for decay in (0.9, 0.999))  # 1 - decay^step
     for name, p in params.items():
         m, v = moments["m"][name], moments["v"][name]
@@ -462,7 +462,7 @@ def check_phase_1(args: Args, pairs: PreferenceBuffer) -> None:
 
 
 def segment_loss(model: PreferenceTransformer, segments: Batch, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the scores of the pairs `index` (B,), and the accuracy but for ties.
+    """Cross-entropy of the scores of the pairs `index` (B,), and the accuracy, ties left out.
 
     Args:
         segments: obs (P, 2, T, O), action (P, 2, T, A), label (P,).
@@ -586,7 +586,8 @@ def relabel(args: Args, training: Training, pairs: PreferenceBuffer, replay: Rep
 
 
 def learned_reward(state: State, batch: Batch, args: Args) -> Tensor:  # -> (S, N)
-    """The rewards of phase 2 for `tools.reward`: of every row, from the window of past steps that ends at it.
+    """The model's rewards for `tools.reward`: of every row, from the window of past steps that ends at it. Those that
+    phase 2 trains on, where it trains on the offline dataset; of segments it has other windows and another scale [D14].
 
     Args:
         state: `reward`, the model that reward.pt holds, leaves (S, ...).

@@ -65,8 +65,8 @@ class PreferenceBuffer:
 
         Yields:
             obs, next_obs (S, 2BL, O), action (S, 2BL, A): the first segments of all pairs, then the second ones, each
-            window's L transitions in order; last_obs, last_action: (S, 2B, .) the window's last row, whose action leads
-            to no known state; label (S, B); reward (S, 2BL), where the data hold it.
+            window's L transitions in order; last_obs, last_action: (S, 2B, .) the window's last row, whose next state
+            lies outside the window; label (S, B); reward (S, 2BL), where the data hold it.
         """
         self.check(pairs, window)
         window = window or self.length

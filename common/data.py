@@ -101,32 +101,47 @@ def read_pairs(files: list[Path], datasets: list[Path], labels: Labels, task: Ta
     return join_pairs([read_preferences(path, task) for path in files])
 
 
-def load_buffers(args, task: Task, workers: Workers, device: torch.device):
+def load_buffers(args, task: Task, workers: Workers, device: torch.device, pairs: bool = True):
     """
+    Args:
+        pairs: whether to read pairs; else the offline dataset alone.
+
     Returns:
-        PreferenceBuffer; ReplayBuffer, or None without --use-replay; fingerprints of their files.
+        PreferenceBuffer or None; ReplayBuffer, or None without --use-replay; fingerprints of their files.
 
     Raises:
         InputError: a file is wrong, or there are fewer than --num-preferences pairs.
     """
-    files, datasets, labels = find_files(args, task, workers)
-    p = read_pairs(files, datasets, labels, task)
-    count, where = args.num_preferences or len(p.label), listed(files)
-    if count > len(p.label):
-        raise InputError(f"--num-preferences {count}: there are {len(p.label)} pairs in {where}; 0 takes all of them")
-    lengths = None if p.lengths is None else p.lengths[:count]
-    pairs = PreferenceBuffer(p.obs, p.action, p.start[:count], p.label[:count], p.length, p.reward, device, lengths)
-    pairs.check(args.preference_batch_size, args.segment_length)
-    if lengths is not None and not args.segment_length:
-        print(f"{where}: segments have {p.length} to {lengths.max()} steps; windows of {p.length} are taken from all",
-              file=sys.stderr)  # fmt: skip
-    ties = (p.label[:count] == 0.5).sum()
-    if ties > 0.8 * count:
-        print(f"{where}: {ties} of {count} pairs are ties, which say little about what is better", file=sys.stderr)
-    fingerprints, replay = {"preferences": fingerprint(*files)}, None
-    if args.use_replay or labels.segment:
+    preferences, replay, fingerprints = None, None, {}
+    if pairs:
+        files, datasets, labels = find_files(args, task, workers)
+        preferences = load_pairs(args, files, read_pairs(files, datasets, labels, task), device)
+        fingerprints["preferences"] = fingerprint(*files)
+    else:
+        datasets = suites.find_datasets(suites.several(args.dataset), task, args.data_dir, workers, WITHOUT)
+    if args.use_replay or (pairs and labels.segment):
         fingerprints["dataset"] = fingerprint(*datasets)
     if args.use_replay:
         t = read_transitions(datasets, task)
         replay = ReplayBuffer(t.obs, t.action, t.reward, t.next_obs, t.terminal, device)
-    return pairs, replay, fingerprints
+    return preferences, replay, fingerprints
+
+
+def load_pairs(args, files: list[Path], p: Preferences, device: torch.device) -> PreferenceBuffer:
+    """The first --num-preferences of the pairs `p`, which come from `files`. InputError: there are fewer."""
+    count, where = args.num_preferences or len(p.label), listed(files)
+    if count > len(p.label):
+        raise InputError(f"--num-preferences {count}: there are {len(p.label)} pairs in {where}; 0 takes all of them")
+    lengths = None if p.lengths is None else p.lengths[:count]
+    length = p.length if lengths is None else int(lengths.min())  # of those that are taken
+    if lengths is not None and lengths.max() == length:
+        lengths = None
+    pairs = PreferenceBuffer(p.obs, p.action, p.start[:count], p.label[:count], length, p.reward, device, lengths)
+    pairs.check(args.preference_batch_size, args.segment_length)
+    if lengths is not None and not args.segment_length:
+        print(f"{where}: segments have {length} to {lengths.max()} steps; windows of {length} are taken from all",
+              file=sys.stderr)  # fmt: skip
+    ties = (p.label[:count] == 0.5).sum()
+    if ties > 0.8 * count:
+        print(f"{where}: {ties} of {count} pairs are ties, which say little about what is better", file=sys.stderr)
+    return pairs

@@ -97,11 +97,10 @@ class SeedFolder:
         never = (Path("/"), Path(os.path.expanduser("~")).resolve())
         if (self.path / ".git").exists() or self.path.resolve() in never:
             raise InputError(f"{self.path}: is a home, a root or a repository; choose another --run-dir")
-        saved = any((self.path / name).exists() for name in ("checkpoint.pt", "reward.pt"))
-        if overwrite or saved or not self.path.is_dir():
+        if overwrite or (self.path / "checkpoint.pt").exists() or not self.path.is_dir():
             return
         kept = {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
-        if (self.path / ".lock").exists():  # of a run that was killed ahead of its first checkpoint
+        if (self.path / ".lock").exists():  # of a run that was killed ahead of its first checkpoint, or in phase 1
             own = {path.relative_to(self.path).parts[0] for name in WRITTEN for path in self.path.glob(name)}
             kept -= {name for name in own if name not in RESULTS or not (self.path / name).stat().st_size}
         if kept:
@@ -169,8 +168,9 @@ class SeedFolder:
             fingerprints: of the files trained on, in order; refused if they are not those of the checkpoint.
         """
         old = self.found["config"] if self.found else {}
-        if old.get("dataset_fingerprint", fingerprints) != fingerprints:
-            changed = f"{old['dataset_fingerprint']} -> {fingerprints}"
+        before = old.get("dataset_fingerprint", fingerprints)
+        if {name: before.get(name) for name in fingerprints} != fingerprints:  # older runs read pairs without need
+            changed = f"{before} -> {fingerprints}"
             raise InputError(f"{self.path}: was started on other data, or on its files in another order ({changed}); "
                              "choose another --run-dir, or start from scratch with --overwrite")  # fmt: skip
         if not self.found:

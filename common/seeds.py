@@ -4,6 +4,7 @@ initial weights            torch.Generator(seed)
 a batch of pairs           numpy, [PAIRS, seed, epoch]
 a batch of the dataset     numpy, [REPLAY, seed, chunk of updates]
 dropout, sampled actions   torch, noise_seed(seed, update)
+reward model of pt_iql     torch, noise_seed(seed, 0, 0) its weights, noise_seed(seed, 0, epoch + 1) order and dropout
 the start of an episode    the environment, seed_of(seed, update, episode); of seed 0 with EVALUATION ahead
 an episode of a dataset    numpy, [seed, episode]; its starts: seed_of(seed, episode, 0 or 1); of all seeds but 0, which
                            what is published was made with, DATASET stands ahead

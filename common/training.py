@@ -56,19 +56,21 @@ class Experiment:
                     self.folders.append(SeedFolder(self.path / f"seed-{seed}", own, algorithm))
                 yield self
             except Interrupted:
-                print(f"stopped; the same command resumes from the last checkpoint in {self.path}", file=sys.stderr)
+                same = "the same command" + " without --overwrite" * args.overwrite
+                print(f"stopped; {same} resumes from the last checkpoint in {self.path}", file=sys.stderr)
                 raise SystemExit(stop.exit_status) from None
             finally:
                 self.workers.close()
                 for folder in self.folders:
                     folder.close()
 
-    def batches(self, check: Callable = lambda pairs, replay: None) -> Iterator[tuple]:
+    def batches(self, check: Callable = lambda pairs, replay: None, pairs: bool = True) -> Iterator[tuple]:
         """(Training, PreferenceBuffer, ReplayBuffer or None): the seeds that are not finished as one batch, and the
         data on the device. Seeds that were stopped at different steps come one after the other.
 
         Args:
             check: raises InputError for data that a method cannot learn from, before anything is written.
+            pairs: whether the method learns from pairs; else they are not read, and None takes their place.
         """
         todo = [folder for folder in self.folders if not folder.finished]
         if not todo:
@@ -77,14 +79,14 @@ class Experiment:
         if self.args.capture_video:
             require_rendering(self.workers, self.task)
         began = time.perf_counter()
-        pairs, replay, fingerprints = data.load_buffers(self.args, self.task, self.workers, self.device)
-        check(pairs, replay)
+        *buffers, fingerprints = data.load_buffers(self.args, self.task, self.workers, self.device, pairs)
+        check(*buffers)
         for folder in todo:
             folder.time["data"] += time.perf_counter() - began
             folder.begin(fingerprints, self.device, self.args.track)
         together = len({folder.step for folder in todo}) == 1
         for group in [todo] if together else [[folder] for folder in todo]:
-            yield Training(self, group), pairs, replay
+            yield Training(self, group), *buffers
 
     def summary(self) -> dict:
         """Print the closing table. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
@@ -223,7 +225,7 @@ class Training:
 
     def log(self, step: int, metrics: dict, state: dict, batch: dict) -> None:
         """Every --log-every updates a row of train.csv: `metrics`, (S,) each, of update `step`. NotFinite: one is not.
-        At every one the average follows the actor.
+        After every update the averaged actor moves towards the actor.
 
         On a GPU the metrics are looked at with the rows alone: a look at every step would wait for the device.
         """

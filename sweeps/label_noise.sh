@@ -22,9 +22,16 @@ for task in $TASKS; do
             continue
         fi
         for method in $METHODS; do
-            seed_flags | while read -r seeds; do
-                echo "python algorithms/$method.py --env $task --preferences $file --num-preferences $PAIRS --total-steps $STEPS $seeds" \
-                    "--run-dir runs/label_noise/$task/mistake-$mistake/$method $ARGS"
+            for pairs in $PAIRS; do
+                for steps in $STEPS; do
+                    run=runs/label_noise/$task/mistake-$mistake/$method
+                    [ "$pairs" = 4000 ] || run+=-pairs-$pairs
+                    [ "$steps" = 10000 ] || run+=-updates-$steps
+                    seed_flags | while read -r seeds; do
+                        echo "python algorithms/$method.py --env $task --preferences $file --num-preferences $pairs" \
+                            "--total-steps $steps $seeds --run-dir $run $ARGS"
+                    done
+                done
             done
         done
     done

@@ -18,8 +18,11 @@ LR=${LR-1e-4 1e-3} # default: 3e-4
 
 line() { # task, method, name of the setting, flags
     seed_flags | while read -r seeds; do
-        echo "python algorithms/$2.py --env $1 --num-preferences $PAIRS --total-steps $steps${4:+ $4} $seeds" \
-            "--run-dir runs/reward/$1/updates-$steps/$3${ARGS:+ $ARGS}"
+        for pairs in $PAIRS; do
+            [ "$pairs" = 4000 ] && more="" || more=-pairs-$pairs
+            echo "python algorithms/$2.py --env $1 --num-preferences $pairs --total-steps $steps${4:+ $4} $seeds" \
+                "--run-dir runs/reward/$1/updates-$steps/$3$more${ARGS:+ $ARGS}"
+        done
     done
 }
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from algorithms import bc
+from algorithms import bc, iql
 from algorithms.ipl_iql import policy
 from common import data, suites
 from common.actors import Actor
@@ -324,6 +324,31 @@ def test_pairs_of_several_files_count_in_the_order_given(tmp_path):
     assert mixed.obs[:, 0][mixed.start].tolist() == [[5000, 5005], [5030, 5001], [0, 60]] and mixed.reward is None
     both, *_ = load(tmp_path, "--preferences", own, episodes(tmp_path / "b.hdf5", 7000, 30, 2.0))
     assert both.reward.tolist() == [0.0] * 41 + [2.0] * 31
+
+
+def test_a_length_is_that_of_the_pairs_which_are_taken(tmp_path):
+    one, two = numbered(tmp_path / "one.npz", 0, 3, 50), numbered(tmp_path / "two.npz", 1001, 4, 20)
+    pairs, *_ = load(tmp_path, "--preferences", one, two, "--num-preferences", 3, "--segment-length", 40)
+    assert pairs.length == 50 and pairs.lengths is None
+    pairs, *_ = load(tmp_path, "--preferences", one, two, "--num-preferences", 4)
+    assert pairs.length == 20 and pairs.lengths.tolist() == [50, 50, 50, 20]
+
+
+@pytest.mark.parametrize(("script", "flag"), [(bc, "--bc-steps=1"), (iql, "--no-actor-cosine")])
+def test_what_learns_from_the_dataset_needs_no_pairs(tmp_path, script, flag):
+    """Of a file whose episodes are shorter than a segment; an older run, which read pairs too, resumes."""
+    path, rows = tmp_path / "own.hdf5", {"obs": np.zeros((21, 39)), "action": np.zeros((21, 4)), "reward": np.ones(21)}
+    write_hdf5(path, rows | {"episodes/row": np.array([0]), "episodes/length": np.array([20])}, {})
+    config = tmp_path / "runs/seed-1/config.json"
+    for steps in (2, 4):
+        line = [*SMALL, "--dataset", str(path), "--use-replay", "--run-dir", str(tmp_path / "runs"), flag]
+        line += ["--eval-episodes", "1", "--total-steps", str(steps)]
+        result = script.train(parse_args(default_args(script.Args, script.DEFAULTS, line), line))
+        assert result[1]["last"]["step"] == steps
+        saved = json.loads(config.read_text())
+        assert list(saved["dataset_fingerprint"]) == ["dataset"]
+        saved["dataset_fingerprint"]["preferences"] = "of old"
+        config.write_text(json.dumps(saved))
 
 
 @pytest.mark.parametrize("window", [0, 8, 20])

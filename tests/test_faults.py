@@ -38,7 +38,7 @@ from common.arrays import fingerprint, write_hdf5
 from common.cli import compiled, default_args, inside, parse_args, user_errors
 from common.data import read_preferences
 from common.errors import InputError, WorkersError
-from common.seed_folder import SeedFolder
+from common.seed_folder import RESULTS, SeedFolder
 from common.suites.base import Recipe
 from common.workers import Jobs, Workers
 from tests.conftest import REPOSITORY, SHIPPED, SMALL, SMALL_OF, command, environment, few_of
@@ -383,8 +383,8 @@ def test_a_reward_model_of_another_task_or_size_is_refused(data_dir, tmp_path, w
     path = seed_folder(tmp_path, "pt_iql") / "reward.pt"
     shutil.copytree(whole("pt_iql"), path.parent)
     good = torch.load(path, weights_only=True)
-    for name in ("checkpoint.pt", "final.pt"):
-        path.with_name(name).unlink()
+    for other in set(RESULTS) | {"checkpoint.pt"}:  # phase 1 has not ended
+        path.with_name(other).unlink(missing_ok=True)
     for changes, what in (({"args": {**good["args"], "env": "button-press-v2"}}, "--env button-press-v2"),
                           ({"model": {}}, "holds other networks"), ({"epoch": Code()}, "damaged")):  # fmt: skip
         torch.save({**good, **changes}, path)

@@ -51,6 +51,14 @@ def test_every_line_parses_with_its_scripts_own_arguments(sweep):
     assert len(set(folders)) == len(folders) > 1  # no two runs share a folder
 
 
+def test_what_narrows_a_sweep_gives_each_run_a_folder():
+    for sweep in ("label_noise", "reward"):
+        found = lines(REPOSITORY / f"sweeps/{sweep}.sh", PAIRS="500 4000", STEPS="10000 20000", METHODS="cpl",
+                      TASKS="drawer-open-v2", MISTAKES="0", VARIED_TASK="")  # fmt: skip
+        assert len(found) == len({re.search(r"--run-dir (\S+)", line)[1] for line in found}) == 4
+        assert {re.search(r"--num-preferences (\d+)", line)[1] for line in found} == {"500", "4000"}
+
+
 def test_sweeps_narrow():
     narrow = lines(REPOSITORY / "sweeps/metaworld.sh", METHODS="ipl_iql", TASKS="drawer-open-v2", PAIRS="500",
                    SEEDS="1 2 4", ARGS="--track")  # fmt: skip
@@ -162,6 +170,11 @@ WRONG = [
 def test_wrong_options_are_one_line_and_nothing_runs(house, options, said):
     shown = house.launch(["touch out/a"], *options, status=2)
     assert said in shown and shown.count("\n") == 1 and house.out() == []
+
+
+def test_what_would_erase_itself_is_refused(house):
+    said = house.launch(["python a.py --overwrite"], "--local", status=2)
+    assert "--overwrite: would erase" in said and said.count("\n") == 1
 
 
 def test_no_commands(house):

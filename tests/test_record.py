@@ -208,7 +208,8 @@ def test_a_file_without_rewards_trains(bare, tmp_path, script):
     small = "--total-steps 4 --eval-episodes 1 --hidden-sizes 8 --threads 1 --no-compile --segment-length 5".split()
     small += ["--preference-batch-size", "4"]
     small += "--reward-epochs 1 --reward-batch-size 4".split() if script == "pt_iql" else []
-    arguments = ["--env", DISC, "--dataset", bare, "--preferences", bare.with_name("pairs.npz"), "--use-replay", *small]
+    arguments = ["--env", DISC, "--dataset", bare, "--use-replay", *small]
+    arguments += [] if script == "bc" else ["--preferences", bare.with_name("pairs.npz")]  # it needs no pairs
     options = environment(tmp_path, tmp_path)
     options["env"]["PYTHONPATH"] = str(REPOSITORY)
     done = subprocess.run(command(script, *arguments), **options)

@@ -109,6 +109,24 @@ def test_a_run_without_a_success_had_none_where_others_had_some(tmp_path):
     assert report.read_seed(never.parent, "").metric == "return_mean"
     seeds = report.read_seeds(ReportArgs((tmp_path / "runs",)))
     assert [(seed.metric, seed.final) for seed in seeds] == [("success", 50.0), ("success", 0.0)]
+    asked = report.read_seeds(ReportArgs((tmp_path / "runs",), metric="success"))
+    assert [(seed.metric, seed.final) for seed in asked] == [("success", 50.0), ("success", 0.0)]
+
+
+def test_a_seed_that_is_behind_and_files_of_ones_own(tmp_path):
+    """`best` says how far it goes, and no fifths are shown; a report removes the pictures of another one alone."""
+    write_run(tmp_path / "runs", "ipl_iql", "drawer-open-v2", 500, 1, [0.0, 0.25] + [1.0] * 60, total_steps=610)
+    write_run(tmp_path / "runs", "ipl_iql", "drawer-open-v2", 500, 2, [0.0, 0.25] + [0.5] * 50, total_steps=610)
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("noise.png", "scaling.csv"):
+        (out / name).write_text("mine")
+    report.main(ReportArgs((tmp_path / "runs",), out))
+    text = (out / "tables.md").read_text()
+    assert rows_of(text)[2][-2:] == ["75.0 [50.0, 100.0]", "75.0 (to 510)"] and "1st fifth" not in text
+    assert (out / "noise.png").read_text() == (out / "scaling.csv").read_text() == "mine"
+    report.main(ReportArgs((tmp_path / "runs",), out))
+    assert not (out / "noise.png").exists() and (out / "scaling.csv").exists()
 
 
 def test_each_fifth_of_training(tmp_path):

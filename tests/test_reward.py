@@ -169,6 +169,8 @@ def test_a_run_without_rewards_and_held_out_pairs(without_rewards, tmp_path):
         assert f"| accuracy | {float(found['pairs trained on', 'accuracy']['value']):.3f} |" in done.stdout
         picture = np.asarray(Image.open(next((tmp_path / str(k)).glob("*.png"))).convert("L"))
         assert (picture < 128).mean(0).astype(bool).mean() > 0.5  # not blank: ink in most columns
+    pages = [*(tmp_path / "0").glob("*.png"), *(tmp_path / "1").glob("*.png")]
+    assert pages[0].name != pages[1].name  # each run has its own, in one folder too
     both = [sys.executable, "-W", "error::RuntimeWarning", "-m", "tools.reward", *without_rewards, "--out", "both"]
     done = subprocess.run(both, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and not done.stderr and (tmp_path / "both/compare.png").exists(), done.stderr

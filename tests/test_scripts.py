@@ -88,12 +88,13 @@ def test_finished_run_says_so_and_other_arguments_are_refused(run, reference):
     assert "--beta 0.333" in other.stderr and "0.5" in other.stderr
 
 
-def test_a_finished_run_without_its_checkpoint_is_not_erased(run, reference, tmp_path):
-    shutil.copytree(reference, tmp_path / "copy/seed-1")
+@pytest.mark.parametrize("script", ["ipl_iql", "pt_iql"])  # the latter with its reward.pt
+def test_a_finished_run_without_its_checkpoint_is_not_erased(run, whole, tmp_path, script):
+    shutil.copytree(whole(script), tmp_path / "copy/seed-1")
     (tmp_path / "copy/seed-1/checkpoint.pt").unlink()
-    refused = run("ipl_iql", *SMALL, "--run-dir", tmp_path / "copy")
+    refused = run(script, *SMALL, *SMALL_OF.get(script, []), "--run-dir", tmp_path / "copy")
     assert refused.returncode == 2 and "--overwrite" in refused.stderr
-    assert_same_run(tmp_path / "copy/seed-1", reference)
+    assert_same_run(tmp_path / "copy/seed-1", whole(script))
 
 
 def test_overwrite_starts_from_scratch(run, reference, tmp_path):
@@ -286,6 +287,7 @@ def test_every_script_trains_on_the_offline_dataset(run, tmp_path, script):
     [
         ("cpl", ["--bc-steps", "40"], "--bc-steps 40"),
         ("cpl", ["--contrastive-bias", "1.5"], "--contrastive-bias"),
+        ("cpl", ["--reference", "--bc-steps", "0"], "--bc-steps 0"),
         ("cpl", ["--bc-data", "preferred", "--use-replay"], "no labels"),
         ("bc", ["--bc-data", "preferred", "--use-replay"], "no labels"),
         ("bc", ["--bc-data", "preferred", "--bc-steps", "80000"], "--bc-steps 80000"),

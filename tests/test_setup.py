@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,6 +47,12 @@ def test_two_at_once_install_once_a_third_only_activates_and_a_failure_is_tried_
         (fake / "ldconfig").chmod(0o755)
         done = subprocess.run(SOURCE, **options(repository, PATH=f"{fake}:{os.environ['PATH']}"))
         assert f"MUJOCO_GL={renderer}\n" in done.stderr
+    (repository / ".venv/mine").touch()
+    copy = shutil.copytree(repository, repository.parent / "copy", symlinks=True)
+    done = subprocess.run(SOURCE, **options(copy))  # made anew: what is activated else is the first one's
+    assert done.stdout.strip() == str(copy / ".venv") and not (copy / ".venv/mine").exists(), done.stderr
+    (repository / ".venv/bin/python").unlink()
+    assert subprocess.run(SOURCE, **options(repository)).returncode == 0 and not (repository / ".venv/mine").exists()
     good = (repository / "requirements.txt").read_text()
     (repository / "requirements.txt").write_text("termcolor==0.0.0.0\n")
     failed = subprocess.run(SOURCE, **options(repository))
@@ -70,6 +77,14 @@ def test_uv_installs_with_the_settings_of_pip_and_pip_where_uv_has_no_word_for_o
     assert done.returncode == 0 and done.stdout.strip() == str(repository / ".venv"), done.stderr
     log = (repository / ".setup.log").read_text()
     assert re.search(installer, log) and ("Successfully installed termcolor" in log) == ("PIP_PREFER_BINARY" in setting)
+
+
+def test_a_venv_of_ones_own_is_kept(repository):
+    """One without pip, as other tools make it."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=repository, check=True)
+    (repository / ".venv/mine").touch()
+    done = subprocess.run(SOURCE, **options(repository))
+    assert done.stdout.strip() == str(repository / ".venv") and (repository / ".venv/mine").exists(), done.stderr
 
 
 @pytest.mark.parametrize(

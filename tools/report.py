@@ -124,6 +124,8 @@ def read_seed(folder: Path, metric: str, empty: str | None = None, averaged: boo
     args |= {name: config.get("dataset_fingerprint", {}).get(name) for name in FILES}
     if not averaged:
         args["actor_average"] = None  # nothing of the actor itself depends on it
+    if config["algorithm"] in ("bc", "iql") and config["args"].get("use_replay"):
+        args["preferences"] = None  # older runs read pairs without need
     files = suites.several(config["args"].get("preferences") or ())
     share = re.search(r"mistake-([\d.]+)\.npz$", files[0]) if len(files) == 1 else None  # of sweeps/label_noise.sh
     if share:
@@ -195,15 +197,22 @@ def read_seeds(args: ReportArgs) -> list[Seed]:
                 folder = Path(found).parent
                 if not {"wandb", "videos"} & set(folder.relative_to(path).parts):
                     folders.setdefault(folder.resolve(), folder)
-    seeds = [seed for folder in sorted(folders.values()) for seed in read_folder(folder, args.metric)]
+    first = "" if args.metric == "success" else args.metric  # of runs without one, others there may have had some
+    seeds = [seed for folder in sorted(folders.values()) for seed in read_folder(folder, first)]
     if not seeds:
         where = " ".join(map(str, args.runs))
         raise InputError(f"{where}: no run to report; a run's folder holds config.json, eval.csv")
     solved = {seed.args["env"] for seed in seeds if seed.metric == "success"}  # others there never had a success
     for i, seed in enumerate(seeds):
-        if seed.metric == "return_mean" and seed.args["env"] in solved and not args.metric:
+        if seed.metric == "return_mean" and seed.args["env"] in solved and first == "":
             seeds[i] = read_seed(seed.folder, "success", "0", seed.args["averaged"])
         seeds[i].part = args.late
+    if args.metric == "success":
+        for folder in dict.fromkeys(seed.folder for seed in seeds if seed.metric != "success"):
+            warn(f"{folder}: skipped: eval.csv has no success yet")
+        seeds = [seed for seed in seeds if seed.metric == "success"]
+    if not seeds:
+        raise InputError("--metric success: no run has one")
     for part in [part for parts in args.filter for part in parts]:
         name, equals, pattern = part.partition("=")
         name = name.replace("-", "_")
@@ -314,6 +323,8 @@ def main_table(groups: Groups, smooth: int) -> Rows:
     for key, seeds in groups.items():
         mean = together(seeds).mean(axis=1)
         best = f"{mean.rolling(min(smooth, len(mean))).mean().max():.1f}" if len(mean) else ""  # no step in common
+        if best and (last := mean.index.max()) < max(seed.curve.index.max() for seed in seeds):
+            best += f" (to {last})"  # one is behind
         rows.append([*head(key, seeds), span(seeds), NAMES[seeds[0].metric], cell(finals(seeds)), best])
     return rows
 
@@ -323,7 +334,7 @@ def stability_table(groups: Groups) -> Rows:
     rows = [[*HEAD, "1st fifth", "2nd", "3rd", "4th", "5th", "change"]]
     for key, seeds in groups.items():
         values = together(seeds).loc[1:].to_numpy()  # without the untrained policy's
-        if len(values) >= 40:
+        if len(values) >= 40 and len({seed.step for seed in seeds}) == 1:
             fifths = [cell(part.mean(axis=0), 0) for part in np.array_split(values, 5)]
             change = np.abs(np.diff(values[len(values) // 2 :], axis=0)).mean(axis=0)
             rows.append([*head(key, seeds), *fifths, cell(change, 0)])
@@ -628,9 +639,9 @@ def main(args: ReportArgs) -> list[Path]:
     text = "\n\n".join(title + markdown(rows) for title, rows in tables.items())
     explained = note(seeds, args.smooth)
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in ("curves", "scaling", "noise"):
-        for ending in ("png", "pdf", "csv"):
-            (args.out / f"{name}.{ending}").unlink(missing_ok=True)  # of an earlier report
+    if (args.out / "tables.md").exists():  # of an earlier report, whose other pictures would stay
+        for name in "curves.png curves.pdf curves.csv scaling.png scaling.pdf noise.png noise.pdf".split():
+            (args.out / name).unlink(missing_ok=True)
     paths = [args.out / "tables.md", args.out / "tables.tex"]
     paths[0].write_text(f"{text}\n\n{explained}\n")
     paths[1].write_text("\n\n".join(map(latex, tables.values())) + f"\n% {explained}\n")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import re
+import os
 import textwrap
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
@@ -138,7 +138,8 @@ def read_data(run: Learned) -> tuple[Preferences, list[Path], list[Path]]:
             raise InputError(f"{listed(paths)}: is not what {run.folder} was trained on (fingerprint {trained} -> "
                              f"{now}); name the folder of the old data with --data-dir")  # fmt: skip
     p = read_pairs(files, datasets, labels, run.task)
-    run.window = p.length
+    taken = None if p.lengths is None else p.lengths[: run.args.num_preferences or None]
+    run.window = p.length if taken is None else int(taken.min())
     return p, files, datasets
 
 
@@ -265,7 +266,7 @@ def page(run: Learned, kind: str, found: dict, t: Transitions | None, learned, e
             axes.plot(scaled(reward)[episodes[i]], color=colour, label=words, lw=1)
         axes.set(xlabel="step", ylabel="reward, scaled over the dataset", title=f"episode {i}")
         axes.legend()
-    figure.suptitle(f"{run.config['algorithm']} on {run.task.env} after {run.step} updates")
+    figure.suptitle(f"{run.config['algorithm']} on {run.task.env} after {run.step} updates: {run.folder}")
     return figure
 
 
@@ -353,7 +354,7 @@ def look(run: Learned, args: RewardArgs) -> Measured:
             numbers |= {(f"by {level}{which}", name): cells for name, cells in values.items()}
             if not values:
                 print(f"{listed(paths)}: no correlation by {level}: the true or the learned reward is constant")
-    name = f"{re.sub('[/:]', '-', run.task.env)}-{run.config['algorithm']}-{run.folder.name}-{run.step}"
+    name = "-".join(part for part in (*Path(os.path.relpath(run.folder)).parts, str(run.step)) if part != "..")
     write_figure(page(run, *next(iter(found.items())), t if datasets else None, learned, episodes), args.out / name)
     return numbers
 
