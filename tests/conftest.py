@@ -29,7 +29,7 @@ torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 # A run of seconds, on the real simulator: what matters is that every part of a real run takes part.
 SMALL = (
-    "--env drawer-open-v2 --total-steps 40 --eval-every 20 --eval-episodes 2 --log-every 10 --num-preferences 50 "
+    "--env drawer-open-v2 --total-steps 40 --eval-every 20 --eval-episodes 1 --log-every 10 --num-preferences 50 "
     "--hidden-sizes 16 16 --preference-batch-size 4 --threads 1 --no-compile --device cpu"
 ).split()
 

@@ -86,7 +86,7 @@ def assert_close(a: dict, b: dict, rtol: float = 1e-5, atol: float = 1e-7) -> No
         torch.testing.assert_close(a[name], b[name], rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("script", few_of(SHIPPED, "ipl_iql", "cpl"))
+@pytest.mark.parametrize("script", few_of(SHIPPED, "cpl"))
 def test_the_average_of_a_known_sequence(train, actors, tmp_path, script):
     """Of every script, over its phases: every update once, the untrained actor too; of several seeds each its own."""
     more = ["--bc-steps", 4, "--warmup-steps", 1] if script == "cpl" else []

@@ -451,6 +451,7 @@ def test_a_run_on_several_files_resumes_on_the_same_ones_alone(run, tmp_path, da
         assert "was started on other data, or on its files in another order" in refused.stderr
 
 
+@pytest.mark.thorough
 def test_runs_from_before_there_were_several_files_resume(whole, run, tmp_path, data_dir, path, capsys):
     """Their config.json and checkpoint.pt hold a string: one name or none."""
     for k, names in enumerate(({"dataset": "", "preferences": ""}, {"dataset": str(path), "preferences": str(path)})):

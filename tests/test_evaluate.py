@@ -11,11 +11,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+import tyro
 
 from algorithms import ipl_iql
 from common import suites
 from common.arrays import read_arrays
-from common.cli import parse_args
+from common.cli import parse_args, user_errors
 from common.errors import InputError
 from tests.conftest import REPOSITORY
 from tools import evaluate
@@ -52,13 +53,20 @@ def test_evaluate_a_saved_actor(whole):
     assert said[0] == said[1] and re.search(r"ipl_iql on drawer-open-v2 after 40 updates\n4 episodes", said[0])
     assert re.search(r"\[1\] .* 0\.000 \[0\.000, 0\.490\]", said[0])  # Wilson, 0 of 4
     assert call(seed / "final.pt", "--episodes", 4, "--seed", 5).stdout != said[0]
-    for words, advice in (((seed / "checkpoint.pt",), "name a best.pt or final.pt\n"),  # and ends so, not: delete it
-                          ((seed / "none.pt",), "none.pt"), ((seed / "final.pt", "--episodes", 0), "--episodes"),
-                          ((), "best.pt or final.pt")):  # fmt: skip
-        wrong = call(*words)
-        assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and advice in wrong.stderr.lower()
     wrong = call(seed / "final.pt", "--video", 1, MUJOCO_GL="glx")
     assert wrong.returncode == 2 and "libosmesa6" in wrong.stderr and "--video: cannot render" in wrong.stderr
+
+
+@pytest.mark.parametrize(("words", "advice"), [
+    ("checkpoint.pt", "name a best.pt or final.pt\n"),  # and ends so, not: delete it
+    ("none.pt", "none.pt"), ("final.pt --episodes 0", "--episodes"), ("", "best.pt or final.pt"),
+])  # fmt: skip
+def test_wrong_words_are_one_line(whole, monkeypatch, capsys, words, advice):
+    monkeypatch.chdir(whole())
+    with pytest.raises(SystemExit) as end, user_errors():
+        evaluate.main(parse_args(EvaluateArgs(tyro.MISSING), words.split()))
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.count("\n") == 1 and advice in said.lower()
 
 
 def test_several_actors_meet_the_same_goals(whole, tmp_path, capsys):

@@ -240,6 +240,7 @@ def test_films_are_written(tmp_path, suffix):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.thorough
 def test_standardised_rewards_are_judged_but_not_as_log_odds(data_dir, tmp_path, run):
     """The reward of --normalize-reward is the plain one's in other units: the same but by episodes, of any length."""
     folders = []

@@ -24,7 +24,7 @@ from algorithms.ipl_xql import gumbel_loss
 from common.actors import Actor
 from common.trees import leaves, tree_map, unstack
 from tests import parity
-from tests.conftest import SHIPPED
+from tests.conftest import SHIPPED, few_of
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 OBS, ACT = 5, 3
@@ -232,8 +232,11 @@ def test_stacked_seeds_equal_separate_ones(double, script, changes):
         assert largest_difference(tree_map(lambda leaf, k=k: leaf[k : k + 1], together), alone) <= 1e-9
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.ALGORITHM)
-@pytest.mark.parametrize("replay", [False, True], ids=["segments", "replay"])
+KINDS = [(script, replay) for script in SCRIPTS for replay in (False, True)]
+QUICK = (ipl_iql, True), (cpl, False)
+
+
+@pytest.mark.parametrize(("script", "replay"), few_of(KINDS, *QUICK), ids=lambda x: getattr(x, "ALGORITHM", x))
 def test_compiled_equals_eager(double, script, replay):
     """As one graph, traced through autograd. The learning test runs the C++ back end where there is a compiler."""
     torch.compiler.reset()
