@@ -187,9 +187,13 @@ def _require_readable(path: Path) -> None:
 
 
 def check_own(path: Path) -> None:
-    """Raises ValueError where a file of `write_hdf5` has a wrong checksum. Others have none."""
+    """Raises ValueError where a file of `write_hdf5` has a wrong checksum. Others have none, but MATLAB's own words."""
     with open(path, "rb") as raw:
         first, _, begin = raw.read(64), raw.seek(USERBLOCK), raw.read(4)
         raw.seek(USERBLOCK)
-        if begin == b"\x89HDF" and first != hashlib.file_digest(raw, "sha256").hexdigest().encode():
+        if (
+            begin == b"\x89HDF"
+            and first[:6] != b"MATLAB"
+            and first != hashlib.file_digest(raw, "sha256").hexdigest().encode()
+        ):
             raise ValueError("its checksum is wrong: damaged, or changed by hand")

@@ -19,8 +19,10 @@ FAULTS = (BrokenProcessPool, MemoryError, ImportError, OSError)
 
 
 def available_cpus() -> int:
-    """Cores this process may use: its affinity, bounded by SLURM_CPUS_PER_TASK."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use: its affinity and its container's quota, bounded by SLURM_CPUS_PER_TASK."""
+    from loky import cpu_count
+
+    cores = cpu_count()
     return max(1, min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK") or cores)))
 
 

@@ -326,6 +326,28 @@ def test_pairs_of_several_files_count_in_the_order_given(tmp_path):
     assert both.reward.tolist() == [0.0] * 41 + [2.0] * 31
 
 
+def test_what_a_file_says_of_pairs_that_are_drawn_counts(tmp_path):
+    """The segment and the discount of its protocol; and numbers of another machine's byte order."""
+    path, length = tmp_path / "own.hdf5", np.array([20, 20])
+    reward = np.r_[np.arange(21.0), np.arange(21.0)[::-1]]
+    rows = {"obs": np.ones((42, 39), ">f4"), "action": np.zeros((42, 4), ">f4"), "reward": reward.astype(">f8")}
+    of = {"episodes/row": np.array([0, 21]), "episodes/length": length, "episodes/seed": np.arange(2)}
+    write_hdf5(path, rows | of, {"segment": 10, "gamma": 0.5})
+    p = read_preferences(path, TASK)
+    assert (p.length, p.gamma) == (10, 0.5) and all(x.dtype.isnative for x in (p.obs, p.action, p.reward))
+    sums = (reward[p.start[..., None] + np.arange(10)] * 0.5 ** np.arange(10)).sum(-1)
+    assert (p.label == np.where(sums[:, 0] == sums[:, 1], 0.5, sums[:, 1] > sums[:, 0])).all()
+
+
+def test_pairs_of_another_environment_are_named_and_other_arrays_are_not_read(tmp_path, capsys):
+    path = numbered(tmp_path / "p.npz", 0, 3, 20)
+    arrays = dict(np.load(path))
+    np.savez(path, **arrays, env="drawer-open-v2", info=np.array({"a": 1}, dtype=object))
+    assert len(read_preferences(path, resolve("drawer-open-v2")).label) == 3 and not capsys.readouterr().err
+    read_preferences(path, resolve("button-press-v2"))
+    assert "p.npz: its pairs are of drawer-open-v2, not of button-press-v2; are they" in capsys.readouterr().err
+
+
 def test_a_length_is_that_of_the_pairs_which_are_taken(tmp_path):
     one, two = numbered(tmp_path / "one.npz", 0, 3, 50), numbered(tmp_path / "two.npz", 1001, 4, 20)
     pairs, *_ = load(tmp_path, "--preferences", one, two, "--num-preferences", 3, "--segment-length", 40)

@@ -102,14 +102,14 @@ def test_pairs_of_the_other_setting_are_named(folder, tmp_path, capsys):
     """Those of an NPZ, which does not say where it is from."""
     p = read_preferences(only(folder), TASK)
     assert capsys.readouterr().err == ""
-    teachers.write(tmp_path / "seen.npz", p, teachers.parse(()))
+    teachers.write(tmp_path / "seen.npz", p, teachers.parse(()), TASK.env)
     read_preferences(tmp_path / "seen.npz", TASK)
     assert capsys.readouterr().err == ""
     read_preferences(tmp_path / "seen.npz", HIDDEN)
     assert f"seen.npz: the pairs show the goal, the last three observed numbers, which {PLAIN} hides; are they of " + (
         f"{PLAIN}{SEEN}?") in capsys.readouterr().err  # fmt: skip
     p.obs[:, GOAL] = 0
-    teachers.write(tmp_path / "hidden.npz", p, teachers.parse(()))
+    teachers.write(tmp_path / "hidden.npz", p, teachers.parse(()), HIDDEN.env)
     read_preferences(tmp_path / "hidden.npz", HIDDEN)
     assert capsys.readouterr().err == ""
     read_preferences(tmp_path / "hidden.npz", TASK)

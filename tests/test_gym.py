@@ -88,6 +88,23 @@ def test_actions_are_rescaled_and_observations_flat(module):
     assert row == {"return": 7 * 6.0, "success": 1.0, "score": None, "length": 7, "fault": ""}
 
 
+@pytest.mark.parametrize("bounds", [(5, 30), (-0.5, 0.7), (0.1, 1), (-0.3, 0.6), (15, 21.5)])
+def test_a_rescaled_action_is_one_of_the_environments(bounds):
+    space = gymnasium.spaces.Box(*np.float32(bounds), (4,))
+    sim, taken = Plain(), []
+    sim.action_space, sim.observation_space = space, gymnasium.spaces.Box(-9, 9, (2,))
+    sim.step = lambda action: taken.append(action) or (np.zeros(2, np.float32), 0.0, False, False, {})
+    wrapped = suites.gym.wrap(sim)
+    for action in np.linspace(-1, 1, 9, dtype=np.float32):
+        wrapped.step(np.full(4, action))
+    assert all(space.contains(action) for action in taken)
+    assert taken[4] == pytest.approx(sum(bounds) / 2, rel=1e-6)
+
+
+class Plain(gymnasium.Env):
+    """Its spaces and its step are set by the test."""
+
+
 def test_the_limit_of_an_episode(module):
     task = suites.resolve(f"{module}:Endless-v0", max_steps=5)
     assert rollout(task, lambda obs: np.ones(2, np.float32), 3)["length"] == 5

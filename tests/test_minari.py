@@ -19,6 +19,7 @@ import pytest
 from common import suites
 from common.cli import default_args
 from common.errors import InputError
+from common.suites import minari as suite
 from common.suites.base import ACTION_LIMIT
 from tests.conftest import REPOSITORY, command, environment
 from tools import dataset, reward
@@ -124,6 +125,26 @@ def test_what_was_recorded_of_its_environment_is_read_instead(mine, folder, tmp_
     assert len(SUITE.read_pairs(path, mine).obs) == 402
     with pytest.raises(InputError, match=r"none\.hdf5: is no file in the layout .* nor the data of minari:me/pendulum"):
         SUITE.read_pairs(tmp_path / "none.hdf5", mine)
+
+
+def test_a_download_that_was_cut_begins_anew(folder, monkeypatch):
+    """Minari takes a folder that is there for the dataset, and one that another process fills for a whole one."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
+    path, asked = folder / "me/cut-v0", []
+
+    def download(name: str) -> None:
+        asked.append(name)
+        assert not path.exists() and suite.unfinished(path).exists()
+        (path / "data").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(minari, "download_dataset", download)
+    (path / "data").mkdir(parents=True)
+    suite.unfinished(path).touch()  # of a kill
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            suite.open_dataset.__wrapped__("minari:me/cut-v0")
+    assert len(asked) == 2 and not path.exists() and not suite.unfinished(path).exists()
 
 
 def test_relabelled_as_another_dataset(mine, tmp_path):

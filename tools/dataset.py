@@ -117,7 +117,7 @@ def teach(args: DatasetArgs, task: Task) -> None:
         raise InputError(f"--dataset {' '.join(args.dataset)}: have segments of unequal length, which no one .npz "
                          "holds; write one a dataset")  # fmt: skip
     pairs = teachers.labelled_by(pairs, teacher)
-    teachers.write(out, pairs, teacher)
+    teachers.write(out, pairs, teacher, task.env)
     print(out, *describe_pairs(pairs), sep="\n")
 
 

@@ -80,8 +80,8 @@ def labelled_by(p: Preferences, teacher: Teacher) -> Preferences:
     return dataclasses.replace(p, start=p.start[keep], label=label[keep].astype(np.float32))
 
 
-def write(path: Path, p: Preferences, teacher: Teacher) -> None:
-    """An NPZ for --preferences; `teacher` (JSON) beside its arrays. InputError: its folder cannot be written to."""
+def write(path: Path, p: Preferences, teacher: Teacher, env: str) -> None:
+    """An NPZ for --preferences, with `env` and `teacher` (JSON). InputError: its folder cannot be written to."""
     rows = p.start.T[..., None] + np.arange(p.length)  # (2, P, L)
     arrays = {
         f"{name}_{k + 1}": array[rows[k]] for k in (0, 1) for name, array in (("obs", p.obs), ("action", p.action))
@@ -90,6 +90,6 @@ def write(path: Path, p: Preferences, teacher: Teacher) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as partial, open(partial, "wb") as file:
-            np.savez_compressed(file, **arrays, label=p.label, teacher=np.array(said))
+            np.savez_compressed(file, **arrays, label=p.label, env=np.array(env), teacher=np.array(said))
     except OSError as error:
         raise InputError(f"--out {path}: {error.strerror}; choose a file you can write") from None

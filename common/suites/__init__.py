@@ -69,7 +69,7 @@ def resolve(env: str, max_steps: int = 0, dataset: str | Iterable[str] = ()) -> 
     """
     names = several(dataset)
     own = next(filter(env_of, names), env)
-    if env_of(own) and set(names) - {own}:
+    if own in names and env_of(own) and set(names) - {own}:
         raise InputError(f"--dataset {' '.join(names)}: {own} is a dataset of Minari, which is read without others; "
                          "leave it out, or the others")  # fmt: skip
     if own in names:
@@ -109,7 +109,8 @@ def own_dataset(task: Task, folder: Path, workers, advice: str, recipe: Recipe =
         InputError: it cannot be had.
     """
     with advised(advice):
-        return SUITES[task.suite].dataset(task, folder, workers, recipe)
+        file = SUITES[task.suite].remote(task)
+        return (file and at_hand(file, folder)) or SUITES[task.suite].dataset(task, folder, workers, recipe)
 
 
 def find_datasets(names: str | Iterable[str], task: Task, folder: Path, workers, advice: str,
@@ -152,7 +153,7 @@ def at_hand(file: Remote, folder: Path) -> Path | None:
         InputError: what lies there is another one.
     """
     short = file.name.split("/", 1)[1]
-    folders = (folder, Path(os.environ.get("IPL_DATA_DIR") or folder))
+    folders = (folder, Path(os.environ.get("IPL_DATA_DIR") or folder).expanduser())
     path = next((at / name for at in folders for name in (file.name, short) if (at / name).exists()), None)
     if path and not is_released(path, file):
         raise InputError(f"{path}: is not the file that was released (its git blob id differs); move it away, and put "

@@ -162,6 +162,11 @@ def check_actions(path: Path, name: str, action: np.ndarray, shape: tuple) -> np
     return np.clip(action.astype(np.float32), -ACTION_LIMIT, ACTION_LIMIT)
 
 
+def native(array: np.ndarray) -> np.ndarray:
+    """The array in this machine's byte order, the only one that torch takes."""
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
 def hint_at_units(path: Path, action: np.ndarray, task: Task) -> None:
     """A word on stderr where `action` (..., A), within +-1, looks like one in the environment's own units."""
     low, high = (np.array(bound or (fallback,), np.float64) for bound, fallback in ((task.low, -1), (task.high, 1)))
@@ -250,8 +255,11 @@ def read_npz_pairs(path: Path, task: Task) -> Preferences:
     Raises:
         InputError: a key is missing; a shape, number or label is wrong.
     """
-    arrays = read_arrays(path)
-    require(path, arrays, ("obs_1", "obs_2", "action_1", "action_2", "label"))
+    needed = ("obs_1", "obs_2", "action_1", "action_2", "label")
+    arrays = read_arrays(path, lambda name: name in (*needed, "env"))
+    require(path, arrays if arrays.keys() >= set(needed) else read_arrays(path), needed)
+    if (labelled := str(arrays.get("env", task.env))) != task.env:
+        warn(f"{path}: its pairs are of {labelled}, not of {task.env}; are they meant for it?")
     pairs, length, _ = check(path, "obs_1", arrays["obs_1"], (None, None, task.obs_dim)).shape
     check(path, "obs_2", arrays["obs_2"], (pairs, length, task.obs_dim))
     action = np.stack([check_actions(path, f"action_{k}", arrays[f"action_{k}"], (pairs, length, task.act_dim))

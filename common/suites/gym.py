@@ -154,6 +154,8 @@ def wrap(sim: gymnasium.Env) -> gymnasium.Env:
         sim = gymnasium.wrappers.FlattenObservation(sim)
     else:
         sim = gymnasium.wrappers.TransformObservation(sim, np.array, sim.observation_space)
+    box = sim.action_space  # rescaled, -1 and 1 may round to numbers outside it, which some environments refuse
+    sim = gymnasium.wrappers.TransformAction(sim, lambda action: np.clip(action, box.low, box.high), box)
     return gymnasium.wrappers.RescaleAction(sim, np.float32(-1), np.float32(1))
 
 

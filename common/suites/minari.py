@@ -5,6 +5,7 @@ A dataset knows its environment, which is any that Gymnasium can make: the id of
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -193,7 +194,7 @@ def open_dataset(env: str):
     try:
         parse_dataset_id(name)
         folder = Path(get_dataset_path(name))
-        if not (folder / "data").exists():
+        if not (folder / "data").exists() or unfinished(folder).exists():
             _download(name, folder)
         _require_classes(MinariStorage.read_raw_metadata(folder / "data"))
         data = minari.load_dataset(name)
@@ -209,18 +210,33 @@ def open_dataset(env: str):
 
 
 def _download(name: str, folder: Path) -> None:
-    """Once, if two processes ask at once; nothing is left of a download that is cut."""
+    """Once, if two processes ask at once; nothing is left of a download that is cut. Minari takes a folder that is
+    there, even an empty one, for the dataset.
+    """
     import minari
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # else a line a retry
     with locked(folder, flag=FOLDER):
+        if (begun := unfinished(folder)).exists():  # left by a kill
+            shutil.rmtree(folder, ignore_errors=True)
         if not (folder / "data").exists():
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            if not folder.exists():
+                begun.touch()
             try:
                 minari.download_dataset(name)
             except BaseException:
-                shutil.rmtree(folder / "data", ignore_errors=True)
+                shutil.rmtree(folder if begun.exists() else folder / "data", ignore_errors=True)
                 raise
+            finally:
+                begun.unlink(missing_ok=True)
+
+
+def unfinished(folder: Path) -> Path:
+    """What stands beside a dataset's folder while it is downloaded."""
+    return folder.with_name(f".{folder.name}.unfinished")
 
 
 def _require_classes(metadata: dict) -> None:

@@ -32,6 +32,7 @@ from common.suites.base import (
     describe_pairs,
     draw_pairs,
     hint_at_units,
+    native,
     require,
     require_target,
 )
@@ -146,12 +147,12 @@ class Suite(abc.ABC):
             InputError: there are none, or a segment crosses an episode's end.
         """
         arrays = read_rows(path, task)
-        if "episodes/seed" in arrays and "preferences/start" not in arrays:
-            return self._draw(path, task, arrays)
-        require(path, arrays, ("preferences/start", "preferences/label"))
-        length = arrays["protocol"].get("segment", self.segment(task))
+        length, gamma = arrays["protocol"].get("segment", self.segment(task)), arrays["protocol"].get("gamma", 1.0)
         if not isinstance(length, int) or not 1 <= length <= len(arrays["obs"]):
             raise InputError(f"{path}: its protocol has segments of {length!r} steps; make the file again")
+        if "episodes/seed" in arrays and "preferences/start" not in arrays:
+            return self._draw(path, arrays, length, float(gamma))
+        require(path, arrays, ("preferences/start", "preferences/label"))
         last = len(arrays["obs"]) - length
         start = check(path, "preferences/start", arrays["preferences/start"], (None, 2), 0, last, np.integer)
         start = start.astype(np.int64)  # of unsigned ones and others numpy makes floats
@@ -163,18 +164,17 @@ class Suite(abc.ABC):
         if not inside.all():
             raise InputError(f"{path}: {(~inside).sum()} segments of {length} steps from 'preferences/start' cross an "
                              "episode's end; draw first rows from row to row + length - steps")  # fmt: skip
-        gamma = float(arrays["protocol"].get("gamma", 1.0))
-        return Preferences(arrays["obs"], arrays["action"], start, label, length, arrays.get("reward"), gamma)
+        return Preferences(arrays["obs"], arrays["action"], start, label, length, arrays.get("reward"), float(gamma))
 
-    def _draw(self, path: Path, task: Task, arrays: dict[str, np.ndarray]) -> Preferences:
+    def _draw(self, path: Path, arrays: dict[str, np.ndarray], steps: int, gamma: float) -> Preferences:
         if "reward" not in arrays:
             raise InputError(f"{path}: holds no rewards to label pairs by; label some with python -m tools.label, and "
                              "name them with --preferences FILE")  # fmt: skip
-        length, row, steps = arrays["episodes/length"], arrays["episodes/row"], self.segment(task)
+        length, row = arrays["episodes/length"], arrays["episodes/row"]
         if length.max() < steps:
             raise InputError(f"{path}: no episode is as long as a segment, {steps} steps; train on --preferences FILE")
-        start, label = draw_pairs(length, row, arrays["reward"], PAIRS, 0, steps, 1.0)
-        return Preferences(arrays["obs"], arrays["action"], start, label, steps, arrays["reward"])
+        start, label = draw_pairs(length, row, arrays["reward"], PAIRS, 0, steps, gamma)
+        return Preferences(arrays["obs"], arrays["action"], start, label, steps, arrays["reward"], gamma)
 
     def read_labels(self, labels: Labels, files: list[Path], path: Path, task: Task) -> Preferences:
         """The pairs of `files` where labels are by index: rows of the dataset `path`.
@@ -234,6 +234,8 @@ def read_rows(path: Path, task: Task) -> dict[str, np.ndarray]:
     if keys is not None and tuple(keys) != task.keys:
         raise InputError(f"{path}: its observations are {', '.join(map(str, keys))}, those of {task.env} are "
                          f"{', '.join(task.keys) or 'one vector'}; record it again")  # fmt: skip
+    for name in {"obs", "action", "reward", "terminal", "success"} & arrays.keys():
+        arrays[name] = native(arrays[name])
     rows = len(check(path, "obs", arrays["obs"], (None, task.obs_dim)))
     arrays["action"] = check_actions(path, "action", arrays["action"], (rows, task.act_dim))
     if "policies" not in protocol:  # tools.record has rescaled them

@@ -173,7 +173,7 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
                "draw": draw_of(args), "steps": steps}  # fmt: skip
     project |= {"ask": args.ask} if args.ask != "uniform" else {}
     if args.teacher:
-        labelled = teach(args.teacher, npz, episodes, draw_questions(episodes, args.pairs, project))
+        labelled = teach(args.teacher, npz, episodes, draw_questions(episodes, args.pairs, project), task.env)
         print(*training_commands(args, task, npz, labelled, steps), sep="\n")
         return
     example = None if args.judge and args.example < 0 else example_of(episodes, args.example)  # it may be of either
@@ -218,7 +218,7 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
         print(*answers.summary(pairs), *guess.summary(answers.guessed(pairs)), *told, sep="\n")
 
 
-def teach(words: tuple[str, ...], npz: Path, episodes: list[Episode], pairs: Pairs) -> int:
+def teach(words: tuple[str, ...], npz: Path, episodes: list[Episode], pairs: Pairs, env: str) -> int:
     """Write the pairs as a simulated teacher labels them. Returns their number."""
     columns = ([getattr(e, name) for e in episodes] for name in ("obs", "action", "reward"))
     obs, action, reward = map(joined, columns)
@@ -227,7 +227,7 @@ def teach(words: tuple[str, ...], npz: Path, episodes: list[Episode], pairs: Pai
     p = Preferences(obs, action, start, np.zeros(len(start), np.float32), pairs.steps, reward)
     teacher = teachers.parse(words)
     p = teachers.labelled_by(p, teacher)
-    teachers.write(npz, p, teacher)
+    teachers.write(npz, p, teacher, env)
     print(npz, *describe_pairs(p), sep="\n")
     return len(p.label)
 

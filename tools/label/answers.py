@@ -234,7 +234,7 @@ def write_pairs(path: Path, episodes: list[Episode], pairs: Pairs, labels: Itera
     if not items or unequal(episodes, pairs):
         return 0
     arrays = {"label": np.array([value for _, value in items], np.float32),
-              "pair": np.array([pair for pair, _ in items])}  # fmt: skip
+              "pair": np.array([pair for pair, _ in items]), "env": np.array(task.env)}  # fmt: skip
     for k in (0, 1):
         cut = [(episodes[e], slice(t, t + pairs.steps)) for e, t in (pairs.segments[pair, k] for pair, _ in items)]
         arrays[f"obs_{k + 1}"] = np.stack([episode.obs[part] for episode, part in cut])
