@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common import suites
-from common.arrays import read_arrays
+from common.arrays import fingerprint, read_arrays
 from common.cli import default_data_dir
 from common.data import read_preferences
 from common.errors import InputError
@@ -36,10 +36,11 @@ from tests.conftest import REPOSITORY, command, environment
 from tests.test_suites import episode as roll
 from tests.test_suites import write_d4rl, write_robomimic
 from tools.label import __main__ as label_main
+from tools.label.__main__ import mark_of
 from tools.label.answers import kappa, majority, open_answers, write_pairs
 from tools.label.clips import Clips, check_videos, count_frames, cut, make_clip, read_source, task_of
 from tools.label.questions import Pairs, ask, draw_questions, example_of, segment_steps
-from tools.label.server import Session, make_app, serve
+from tools.label.server import Session, make_app, named, serve
 
 TASK = suites.resolve("drawer-open-v2")
 CHROME, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -196,6 +197,8 @@ def test_a_person_labels_ten_pairs(data_dir, tmp_path, can_render):
         for number, choice in enumerate(answers[:4]):
             assert person.number() == number
             person.answer(choice, click=number % 2 == 1)
+        person.script("(answer('skip'), 1)")  # a second tap, before the next pair is seen
+        assert person.number() == 4 and not person.script("busy")
         assert "3 labelled, 1 skipped, 0 asked twice" in person.script("$('status').textContent")
         person.script(f"($('message').textContent = '{LONG}', 1)")
         assert person.script(place) == before
@@ -342,12 +345,12 @@ def test_commands_that_train(tmp_path, monkeypatch):
         f"python algorithms/ipl_iql.py --env drawer-open-v2 --preferences labels/x.npz {SHORT}",
         f"python algorithms/bc.py --env drawer-open-v2 {SHORT}"]  # fmt: skip
     args = label_main.LabelArgs(dataset=("data/my file.hdf5", "more.hdf5"), data_dir=default_data_dir())
-    own = "--env tests.dots:Dot-v0 --dataset 'data/my file.hdf5' more.hdf5 --preferences x.npz"
-    own += " --preference-batch-size 3"
-    found = label_main.training_commands(args, suites.resolve(DOT), Path("x.npz"), 6, 10)
-    assert found == [
-        f"python algorithms/{name}.py {own} --segment-length 10 --use-replay" for name in ("ipl_iql", "bc")
-    ]
+    own = "--env tests.dots:Dot-v0 --dataset 'data/my file.hdf5' more.hdf5"
+    pairs = " --preferences x.npz --preference-batch-size 3 --segment-length 10"
+    for limit, said in ((0, ""), (30, " --max-episode-steps 30")):
+        found = label_main.training_commands(args, suites.resolve(DOT, limit), Path("x.npz"), 6, 10)
+        assert found == [f"python algorithms/ipl_iql.py {own}{said}{pairs} --use-replay",
+                         f"python algorithms/bc.py {own}{said} --use-replay"]  # fmt: skip
     args.dataset = ("minari:my/data-v0",)
     found = label_main.training_commands(args, suites.resolve(DOT), Path("x.npz"), 16, 25)[0]
     assert found == "python algorithms/ipl_iql.py --dataset minari:my/data-v0 --preferences x.npz --use-replay"
@@ -440,7 +443,8 @@ def test_kappa_and_majority():
     rows = [(1.0, 1.0)] * 20 + [(1.0, 0.0)] * 5 + [(0.0, 1.0)] * 10 + [(0.0, 0.0)] * 15
     a, b = (dict(enumerate(column)) for column in zip(*rows, strict=True))
     assert kappa(a, b) == (50, 0.7, pytest.approx(0.4))
-    assert [majority(v) for v in ([1.0], [0.0, 0.0, 1.0], [0.0, 1.0], [0.0, 1.0, 1.0, 0.0])] == [1.0, 0.0, 0.5, 0.5]
+    votes = [1.0], [0.0, 0.0, 1.0], [0.0, 1.0], [0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.5], [1.0, 1.0, 1.0, 0.0]
+    assert [majority(v) for v in votes] == [1.0, 0.0, 0.5, 0.5, 0.5, 1.0]
 
 
 def test_labellers_are_merged(data_dir, tmp_path):
@@ -747,6 +751,51 @@ def test_a_robot_that_nobody_simulates_is_labelled_from_its_videos(tmp_path):
         assert " --env our-robot --dataset d.hdf5 --preferences labels/our-robot.npz " in label_all(label)[0]
     finally:
         label.process.kill()
+
+
+def test_a_pair_that_cannot_be_shown_is_left_out_by_the_person(tmp_path):
+    """Once others could be shown, the command starts, and says which pair and why."""
+    path = tmp_path / "d.hdf5"
+    record(path)
+    arguments = ("--dataset", "d.hdf5", "--pairs", 4, "--workers", 1, "--frames", 2)
+    label = Label(tmp_path, tmp_path, *arguments)
+    try:
+        assert post(label.url, GOOD | {"number": 0, "answer": "left"}) == 200
+    finally:
+        label.stop()
+    with h5py.File(path, "r+") as file:
+        file["obs"][:] += 1
+    lines = (tmp_path / "labels/Dot-v0.jsonl").read_text().splitlines()
+    first = json.loads(lines[0]) | {"dataset": fingerprint(path)}
+    (tmp_path / "labels/Dot-v0.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
+    label = Label(tmp_path, tmp_path, *arguments)
+    try:
+        state = json.loads(get(label.url, "question"))
+        assert state["number"] == 1 and "the replay of an episode differs" in state["error"]
+    finally:
+        label.stop()
+
+
+def test_clips_are_those_of_the_environment_as_it_is(tmp_path, monkeypatch):
+    module = tmp_path / "drawn.py"
+    module.write_text("import gymnasium\nfrom tests.dots import Dot\n\n\nclass Mine(Dot):\n    pass\n\n\n"
+                      "gymnasium.register('Mine-v0', 'drawn:Mine', max_episode_steps=9)\n")  # fmt: skip
+    monkeypatch.syspath_prepend(tmp_path)
+    task = suites.resolve("drawn:Mine-v0")
+    first = mark_of([], task)
+    module.write_text(module.read_text() + "# another camera\n")
+    assert first and mark_of([], task) not in ("", first) and mark_of([], TASK) == ""
+
+
+def test_a_host_is_written_as_browsers_do():
+    assert [named(host) for host in ("127.0.0.1", "DESKTOP-AB12", "::1")] == ["127.0.0.1", "desktop-ab12", "[::1]"]
+
+
+def test_the_environments_own_dataset_has_its_name_in_any_order(tmp_path):
+    record(tmp_path / "d.hdf5")
+    for names in ((DOT, str(tmp_path / "d.hdf5")), (str(tmp_path / "d.hdf5"), DOT)):
+        assert task_of(DOT, names).env == DOT
+    assert task_of("drawer-open", ("drawer-open-v2",)) == TASK
 
 
 def test_what_cannot_be_shown_is_said_in_one_line(tmp_path):

@@ -15,6 +15,7 @@ import gymnasium
 import imageio
 import numpy as np
 import pytest
+import torch
 
 from common import suites
 from common.arrays import read_arrays, write_hdf5
@@ -164,6 +165,17 @@ def test_append(mine, tmp_path, capsys):
         with pytest.raises(InputError, match=said):
             make(**{"out": path, "append": True, **flags})
     assert path.read_bytes() == before
+
+
+def test_an_actor_that_was_trained_on_is_another_policy(whole, tmp_path):
+    seed = shutil.copytree(whole("ipl_iql"), tmp_path / "run/seed-1")
+    line = {"env": "drawer-open-v2", "policies": (str(seed / "final.pt"),), "episodes": 1, "workers": 1}
+    record.main(RecordArgs(out=tmp_path / "a.hdf5", **line))
+    record.main(RecordArgs(out=tmp_path / "a.hdf5", append=True, **line))
+    saved = torch.load(seed / "final.pt", weights_only=True)
+    torch.save(saved | {"step": saved["step"] + 1}, seed / "final.pt")
+    with pytest.raises(InputError, match=r"final\.pt is another actor now than the one in .*a\.hdf5; copy it"):
+        record.main(RecordArgs(out=tmp_path / "a.hdf5", append=True, **line))
 
 
 def write_other(path: Path, target: Path) -> Path:

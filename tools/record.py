@@ -28,7 +28,7 @@ import tyro
 from tqdm import tqdm
 
 from common import suites
-from common.arrays import write_hdf5
+from common.arrays import fingerprint, write_hdf5
 from common.cli import Signals, parse_args, user_errors
 from common.errors import InputError, Interrupted
 from common.locks import locked
@@ -223,8 +223,10 @@ def replay_gap(task: Task, episode: Episode) -> float:
 # ---------------------------------------------------------------- the file
 def protocol_of(args: RecordArgs, task: Task) -> dict:
     """How the episodes are recorded. Two recordings that differ in more than their policies are not of one file."""
-    keys = {"keys": list(task.keys)} if task.keys else {}
-    return {"schema": SCHEMA, "env": task.env, **keys, "policies": list(args.policies), "noise": args.noise,
+    more = {"keys": list(task.keys)} if task.keys else {}
+    if actors := {name: fingerprint(Path(name)) for name in args.policies if name.endswith(".pt")}:
+        more["actors"] = actors
+    return {"schema": SCHEMA, "env": task.env, **more, "policies": list(args.policies), "noise": args.noise,
             "max_episode_steps": task.max_steps, "reward": args.reward, "video": args.video}  # fmt: skip
 
 
@@ -240,10 +242,14 @@ def read_old(args: RecordArgs, task: Task, protocol: dict) -> dict[str, np.ndarr
     old = read_rows(path, task)
     if not {"episodes/seed", "episodes/policy"} <= old.keys() or "policies" not in old["protocol"]:
         raise InputError(f"--append: {path} was not recorded by this command; name a new file with --out")
-    for name in protocol.keys() - {"policies"}:
+    for name in protocol.keys() - {"policies", "actors"}:
         if old["protocol"].get(name) != protocol[name]:
             raise InputError(f"--append: {path} was recorded with {name} {old['protocol'].get(name)}, not "
                              f"{protocol[name]}; give the same flags, or name a new file with --out")  # fmt: skip
+    before, actors = old["protocol"].get("actors", {}), protocol.get("actors", {})
+    if changed := [name for name, mark in actors.items() if before.get(name, mark) != mark]:
+        raise InputError(f"--append: {changed[0]} is another actor now than the one in {path}; copy it to another name")
+    protocol |= {"actors": before | actors} if before or actors else {}
     protocol["policies"] = list(dict.fromkeys([*old["protocol"]["policies"], *args.policies]))
     return old
 

@@ -148,9 +148,10 @@ class Suite(abc.ABC):
         """
         arrays = read_rows(path, task)
         length, gamma = arrays["protocol"].get("segment", self.segment(task)), arrays["protocol"].get("gamma", 1.0)
-        if not isinstance(length, int) or not 1 <= length <= len(arrays["obs"]):
+        drawn = "episodes/seed" in arrays and "preferences/start" not in arrays
+        if not isinstance(length, int) or length < 1 or (length > len(arrays["obs"]) and not drawn):
             raise InputError(f"{path}: its protocol has segments of {length!r} steps; make the file again")
-        if "episodes/seed" in arrays and "preferences/start" not in arrays:
+        if drawn:
             return self._draw(path, arrays, length, float(gamma))
         require(path, arrays, ("preferences/start", "preferences/label"))
         last = len(arrays["obs"]) - length

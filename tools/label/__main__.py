@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import inspect
 import os
 import re
 import secrets
@@ -28,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import gymnasium
 import numpy as np
 
 from common import suites
@@ -44,7 +46,7 @@ from tools.label.answers import MERGED, datasets_of, merge, open_answers, stem_o
 from tools.label.clips import WAY_OUT, Clips, check_videos, read_source, seconds_of_step, task_of
 from tools.label.judge import UNTOLD, WHOLE, check_flags, described, draw_of, names_of, verdict
 from tools.label.questions import Pairs, draw_questions, example_of, segment_steps
-from tools.label.server import Session, serve
+from tools.label.server import Session, named, serve
 
 FEW = 16
 """pairs of a batch by default in most scripts: fewer pairs need a smaller batch"""
@@ -133,6 +135,7 @@ def training_commands(args: LabelArgs, task: Task, npz: Path, labelled: int, ste
     folder = Path(os.path.relpath(Path(__file__).resolve().parents[2] / "algorithms"))
     data = [] if any(map(suites.env_of, args.dataset)) else ["--env", task.env]
     data += ["--dataset", *args.dataset] if args.dataset else []
+    data += ["--max-episode-steps", str(task.max_steps)] if task.max_steps else []
     pairs = ["--preferences", str(npz)]
     pairs += ["--preference-batch-size", str(max(1, labelled // 2))] if labelled < FEW else []
     pairs += ["--segment-length", str(min(steps, WINDOW))] if steps < max(WINDOW, fixed_segment(task)) else []
@@ -140,9 +143,8 @@ def training_commands(args: LabelArgs, task: Task, npz: Path, labelled: int, ste
     if suites.SUITES[task.suite].LABELS:  # its defaults are those of papers, for many labels
         last += "--total-steps 10000 --eval-every 1000 --actor-average 0.002".split()
     last += ["--data-dir", str(args.data_dir)] if args.data_dir != default_data_dir() else []
-    needed = pairs if args.dataset else []  # such a file may hold no pairs, and every script reads some
     return [shlex.join(["python", str(folder / "ipl_iql.py"), *data, *pairs, *last]),
-            shlex.join(["python", str(folder / "bc.py"), *data, *needed, *last])]  # fmt: skip
+            shlex.join(["python", str(folder / "bc.py"), *data, *last])]  # fmt: skip
 
 
 def texts_of(args: LabelArgs, task: Task, steps: int, seconds: float | None) -> dict[str, str]:
@@ -181,14 +183,14 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
     with open_answers(path, project) as answers:
         pairs = draw_questions(episodes, max(args.pairs, answers.pairs), answers.project)
         pool = guess.open_pool(answers, pairs, episodes) if args.ask != "uniform" else None
-        folder = args.data_dir / "videos" / f"{stem_of(task.env)}_{project['dataset']}{mark_of(videos)}"
+        folder = args.data_dir / "videos" / f"{stem_of(task.env)}_{project['dataset']}{mark_of(videos, task)}"
         frames = args.frames if steps else WHOLE * args.frames
         clips = Clips(task, episodes, pairs, folder, frames, workers, videos, example)
         if args.judge:
             print(*described(episodes, pairs, args.pairs), sep="\n")
         order = [question.pair for question in pairs.questions if question.number not in answers.given]
         print(f"{len(answers.given)} of {len(pairs.questions)} questions are answered", flush=True)
-        check_first(listed(datasets), clips, order)
+        check_first(listed(datasets), clips, order, bool(answers.given), pool is not None)
         seconds = None if videos else workers.run(seconds_of_step, [(task,)])[0]
 
         def save() -> list[str]:
@@ -232,29 +234,46 @@ def teach(words: tuple[str, ...], npz: Path, episodes: list[Episode], pairs: Pai
     return len(p.label)
 
 
-def mark_of(videos: list[Path]) -> str:
-    """Tells clips that were cut from other videos apart; empty: they are replayed."""
+def mark_of(videos: list[Path], task: Task) -> str:
+    """Tells clips apart that were cut from other videos, or of an own environment whose file was changed since."""
+    if not videos:
+        return mark_of_code(task.env) if task.suite == "gym" else ""
     stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in videos]
-    return f"_{hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]}" if videos else ""
+    return f"_{hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]}"
 
 
-def check_first(dataset: str, clips: Clips, order: list[int]) -> None:
-    """Make the clips of the first question. InputError: they cannot be had, and so most likely no others."""
+def mark_of_code(env: str) -> str:
+    """Of the file that defines a registered environment; empty where there is none."""
+    with suppress(Exception):  # an entry point may be anything that is called
+        made = gymnasium.registry[env.rpartition(":")[2]].entry_point
+        made = gymnasium.envs.registration.load_env_creator(made) if isinstance(made, str) else made
+        return f"_{fingerprint(Path(inspect.getsourcefile(inspect.unwrap(made))))}"
+    return ""
+
+
+def check_first(dataset: str, clips: Clips, order: list[int], begun: bool, every: bool) -> None:
+    """Make the clips of the first question. InputError: they cannot be had, and so most likely no others.
+
+    Args:
+        begun: others could be had; then the page says it, and the question can be left out.
+        every: any episode may be shown, not only those of the pairs.
+    """
     if clips.videos:
         numbers = {int(e) for e in clips.pairs.segments[..., 0].flat} | ({clips.example[0]} if clips.example else set())
+        numbers |= set(range(len(clips.episodes))) if every else set()
         check_videos(clips.videos, clips.episodes, sorted(numbers), clips.workers)
     if not order or all(video.exists() for video in clips.paths(order[0])):
         return
     if not clips.videos:
         require_rendering(clips.workers, clips.task, f"--env {clips.task.env}")
     clips.render(clips.clips(order[0]))
-    for why in clips.failed.values():
+    for why in [] if begun else clips.failed.values():
         raise InputError(f"{dataset}: cannot be shown: {why}; {WAY_OUT}")
 
 
 def announce(args: LabelArgs, port: int, token: str) -> None:
     """Say where the page is."""
-    print(f"http://{args.host}:{port}/{token}/", flush=True)
+    print(f"http://{named(args.host)}:{port}/{token}/", flush=True)
     if args.remote:
         print("on the machine with the browser, before opening that address:\n"
               f"ssh -N -L {port}:{args.host}:{port} {getpass.getuser()}@{socket.getfqdn()}")  # fmt: skip

@@ -271,9 +271,9 @@ def kappa(a: dict[int, float], b: dict[int, float]) -> tuple[int, float, float]:
 
 
 def majority(values: list[float]) -> float:
-    """The label that most gave; 0.5 where no label has more votes than every other."""
-    (label, votes), *others = Counter(values).most_common()
-    return 0.5 if others and others[0][1] == votes else label
+    """The label that more than half gave; 0.5 where there is none."""
+    label, votes = Counter(values).most_common(1)[0]
+    return label if 2 * votes > len(values) else 0.5
 
 
 def merge(args, task: Task, workers) -> tuple[Path, int, int]:

@@ -5,6 +5,7 @@ videos of whole episodes that lie beside the dataset, FILE.videos/episode-N.webm
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,12 +41,16 @@ def task_of(env: str, names: tuple[str, ...]) -> Task:
     Raises:
         InputError: neither says the environment, or there is no such one.
     """
+    if env and not any(map(suites.env_of, names)):  # its own dataset says nothing that it does not
+        names = tuple(name for name in names if Path(name).exists() or suites.identify(env)[1] != name)
     if not names or any(map(suites.env_of, names)):
         return suites.resolve(env or ("" if names else "drawer-open-v2"), dataset=names)
     path = Path(names[0])
     filmed = videos_of(path).is_dir()
     arrays = read_arrays(path, lambda name: filmed and name in ("obs", "action"))
     env = env or arrays["protocol"].get("env", "")
+    limit = arrays["protocol"].get("max_episode_steps", 0)
+    limit = limit if isinstance(limit, int) else 0
     if not (env and isinstance(env, str)):
         raise InputError(f"--env: {path} does not say which environment it is of; name that")
     if filmed and all(arrays.get(name, np.empty(0)).ndim == 2 for name in ("obs", "action")):
@@ -54,9 +59,8 @@ def task_of(env: str, names: tuple[str, ...]) -> Task:
         except InputError:
             suite = "gym"  # nobody has a simulator of it
         keys = tuple(arrays["protocol"].get("keys", ()))
-        return Task(suite, env, arrays["obs"].shape[1], arrays["action"].shape[1], keys=keys)
-    limit = arrays["protocol"].get("max_episode_steps", 0)
-    return suites.resolve(env, limit if isinstance(limit, int) else 0)
+        return Task(suite, env, arrays["obs"].shape[1], arrays["action"].shape[1], limit, keys=keys)
+    return suites.resolve(env, limit)
 
 
 def read_source(datasets: list[Path], task: Task) -> tuple[list[Episode], list[Path]]:
@@ -156,11 +160,16 @@ def make_clip(task: Task, episode: Episode, first: int, steps: int, frames: int,
     wanted = set(np.linspace(first, first + steps - 1, min(frames, steps)).round().astype(int).tolist())
     try:
         pictures = list(cut(video, wanted) if video else replayed(task, episode, first, wanted))
+        made = path.with_name(f".made-{os.getpid()}-{path.name}")
+        write_video(made, pictures, FPS)
+        if count_frames(made) != len(pictures):  # ffmpeg does not tell of a full disk
+            made.unlink(missing_ok=True)
+            return "its video could not be written whole; is the disk full?"
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # whatever the environment raises
+    except Exception as error:  # whatever the environment raises, or frames that are none
         return (str(error).splitlines() or [type(error).__name__])[0]
-    write_video(path, pictures, FPS)
+    made.replace(path)
     return ""
 
 

@@ -190,6 +190,11 @@ def make_app(token: str, hosts: list[str], texts: dict[str, str], session: Sessi
     return app
 
 
+def named(host: str) -> str:
+    """A host as browsers write it in an address."""
+    return f"[{host}]" if ":" in host else host.lower()
+
+
 @contextmanager
 def serve(host: str, port: int, token: str, texts: dict[str, str], session: Session) -> Iterator[int]:
     """Serve the page from a thread while the block runs; gives the port. InputError: host or port cannot be had."""
@@ -199,7 +204,7 @@ def serve(host: str, port: int, token: str, texts: dict[str, str], session: Sess
     except (OSError, SystemExit) as error:
         reason = getattr(error, "strerror", None) or "is in use, or not of this machine"
         raise InputError(f"--host {host} --port {port}: {reason}; choose others, or --port 0") from None
-    names = (host, "localhost") if host == "127.0.0.1" else (host,)  # what browsers call this server
+    names = (host, "localhost") if host == "127.0.0.1" else (named(host),)  # what browsers call this server
     server.app = make_app(token, [f"{name}:{server.port}" for name in names], texts, session)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
