@@ -237,7 +237,7 @@ def teach(words: tuple[str, ...], npz: Path, episodes: list[Episode], pairs: Pai
 def mark_of(videos: list[Path], task: Task) -> str:
     """Tells clips apart that were cut from other videos, or of an own environment whose file was changed since."""
     if not videos:
-        return mark_of_code(task.env) if task.suite == "gym" else ""
+        return mark_of_code(task.env)
     stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in videos]
     return f"_{hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]}"
 
