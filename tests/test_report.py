@@ -25,7 +25,7 @@ from tests.conftest import REPOSITORY
 from tools import report
 from tools.report import ReportArgs
 
-SWEEPS = ["published", "cosine", "small", "label_noise"]
+SWEEPS = ["published", "cosine", "small", "label_noise", "few_labels"]
 
 
 def write_run(base: Path, method: str, env: str, pairs: int, seed: int, values: list[float], **args) -> Path:
@@ -193,13 +193,14 @@ def test_report_is_the_same_every_time(runs, tmp_path):
 @pytest.mark.parametrize(
     ("runs", "source", "out"),
     [("published", "docs/results.md", "results/report"), ("small", "", "results/small/report"),
-     ("label_noise", "", "results/label_noise/report")],
+     ("label_noise", "", "results/label_noise/report"), ("few_labels", "", "results/few_labels/report")],
 )  # fmt: skip
 def test_published_results_are_what_the_report_makes_of_them(tmp_path, runs, source, out):
     """A page and its pictures, by the command that the page shows. Tables to the byte; pictures but for what another
     processor rounds otherwise."""
     published, page = REPOSITORY / out, tmp_path / "results.md"
     call = [sys.executable, "-m", "tools.report", f"results/{runs}", "--out", str(tmp_path / "report")]
+    call += ["--late", "half"] if runs == "few_labels" else []
     if source:
         shutil.copy(REPOSITORY / source, page)
         call += ["--into", str(page)]
