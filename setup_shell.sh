@@ -69,13 +69,12 @@ _ipl_setup() {
 
 _ipl_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 
-# What is installed, and where: a copy of the repository must not run the code of the first.
-_ipl_stamp() { { cat requirements.txt pyproject.toml; cd .venv 2>/dev/null && pwd -P; } | cksum; }
+_ipl_stamp() { cat requirements.txt pyproject.toml | cksum; }  # what is installed
 
-# Whether .venv was made here, and with the Python that is asked for.
+# Whether .venv was made here (a copy of it would run the code of the first) and with the Python that is asked for.
 _ipl_fits() {
     # shellcheck disable=SC1091
-    [ "$(. .venv/bin/activate 2>/dev/null && cd "$VIRTUAL_ENV" 2>/dev/null && pwd -P)" = "$(cd .venv 2>/dev/null && pwd -P)" ] || return 1
+    [ "$(. .venv/bin/activate 2>/dev/null && echo "$VIRTUAL_ENV")" -ef .venv ] || return 1
     local version
     version=$(_ipl_version .venv/bin/python) || return 1
     [ -z "${PYTHON:-}" ] || [ "$(_ipl_version "$PYTHON")" = "$version" ]

@@ -119,7 +119,7 @@ def test_a_killed_worker_is_replaced_once(run, data_dir, tmp_path, whole):
     assert_same_run(seed_folder(tmp_path / "again"), whole())
 
 
-@pytest.mark.parametrize("fault", few_of([None, "worker", signal.SIGKILL, signal.SIGTERM], None, signal.SIGKILL))
+@pytest.mark.parametrize("fault", few_of([None, "worker", signal.SIGKILL, signal.SIGTERM], signal.SIGKILL))
 def test_an_evaluation_beside_training_changes_nothing(run, data_dir, tmp_path, whole, fault):
     """A fault while training is ahead of an evaluation, or none: the same end as one after the other."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

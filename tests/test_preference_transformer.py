@@ -104,6 +104,7 @@ def small_args(**changes) -> Args:
     return Args(**{**sizes, "reward_epochs": 40, **changes})
 
 
+@pytest.mark.thorough
 def test_held_out_pairs_are_predicted(tmp_path):
     seed = SeedFolder(tmp_path / "seed-1", small_args(), "pt_iql")
     train_reward(small_args(), seed, synthetic(2000))

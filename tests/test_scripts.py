@@ -131,7 +131,8 @@ def test_corrected_command_starts(run, data_dir, tmp_path, reference):
     assert_same_run(tmp_path / "runs/drawer-open-v2/ipl_iql/seed-1", reference)
 
 
-@pytest.mark.parametrize("script", few_of(["ipl_iql", "pt_iql"], "ipl_iql"))
+@pytest.mark.thorough
+@pytest.mark.parametrize("script", ["ipl_iql", "pt_iql"])
 def test_seeds_at_different_steps_resume_together(run, data_dir, tmp_path, whole, script):
     """Seed 1 finished, seed 2 killed midway, seed 3 not begun: one command ends all, as single runs would have."""
     arguments = [*SMALL, *SMALL_OF.get(script, [])]
@@ -194,7 +195,7 @@ def step(seed: Path) -> int:
 MOMENTS = ["first checkpoint", "first evaluation", "training", "second checkpoint"]
 
 
-@pytest.mark.parametrize("moment", few_of(MOMENTS, "first evaluation", "second checkpoint"))
+@pytest.mark.parametrize("moment", few_of(MOMENTS, "second checkpoint"))
 def test_kill_9_and_start_again_equals_uninterrupted(run, data_dir, tmp_path, reference, moment):
     def writing(seed: Path) -> bool:
         return any(seed.glob(".checkpoint.pt.*.partial"))

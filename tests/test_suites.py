@@ -305,7 +305,7 @@ OF = {
 }
 CASES = [(HOPPER, "hopper", 8, script) for script in SHIPPED]
 CASES += [(LIFT, "lift", 32, script) for script in ("ipl_iql", "pt_iql")]  # robosuite takes its time
-QUICK = [case for case in CASES if case[3] == "ipl_iql" or (case[1] == "hopper" and case[3] in ("mr_iql", "cpl"))]
+QUICK = [case for case in CASES if case[1] == "hopper" and case[3] in ("ipl_iql", "mr_iql", "cpl")]
 
 
 @pytest.mark.parametrize(("env", "name", "window", "script"), few_of(CASES, *QUICK))
