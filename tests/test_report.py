@@ -330,6 +330,19 @@ def test_averaged_actors_have_rows_and_lines_of_their_own(tmp_path, monkeypatch)
     assert names == ["ipl_iql", "ipl_iql actor_average=0.002 averaged", "ipl_iql actor_average=0.01 averaged"]
 
 
+def test_cloning_without_labels_stands_beside_every_number_of_pairs(tmp_path, capsys):
+    """As in sweeps/few_labels.sh, where all methods train on the dataset; its evaluations count once."""
+    base = tmp_path / "runs"
+    for pairs in (50, 200):
+        write_run(base, "ipl_iql", "drawer-open-v2", pairs, 1, [0.0, pairs / 250], use_replay=True)
+    write_run(base, "bc", "drawer-open-v2", 4000, 1, [0.0, 0.6], use_replay=True)
+    report.main(ReportArgs((base,), tmp_path / "out"))
+    said = capsys.readouterr().out
+    assert [row[1:3] + row[6:7] for row in rows_of(said) if row[0].endswith("-v2")] == [
+        ["50", "ipl_iql", "20.0"], ["50", "bc", "60.0"], ["200", "ipl_iql", "80.0"], ["200", "bc", "60.0"]]  # fmt: skip
+    assert "(3 runs" in said
+
+
 def test_a_switch_is_named_like_on_the_command_line(tmp_path, capsys):
     """As in sweeps/published.sh: cloning of the segments is `bc`, of the whole dataset `bc --use-replay`."""
     base = tmp_path / "runs"

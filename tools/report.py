@@ -91,6 +91,11 @@ class Seed:
     part: str = "tenth"  # of training, the last, that counts for `final`
 
     @property
+    def reads_pairs(self) -> bool:
+        """Not cloning of the whole dataset, nor the oracle on it."""
+        return not (self.args["algorithm"] in ("bc", "iql") and self.args.get("use_replay"))
+
+    @property
     def finished(self) -> bool:
         return self.step >= self.args["total_steps"]
 
@@ -249,7 +254,7 @@ def suite(env: str) -> str:
 
 def group(seeds: list[Seed]) -> Groups:
     """Other arguments in which runs of one method differ join its name, on all tasks of a suite if on one of them, so
-    that a method has one name there."""
+    that a method has one name there. A run that reads no pairs stands beside those of each number of pairs."""
     usual = {"env", "seed", "algorithm", "num_preferences", "eval_every", "eval_episodes", "log_every", "averaged",
              *INCIDENTAL} - set(FILES)  # fmt: skip
     values: dict[tuple[str, str, str], set[str]] = defaultdict(set)
@@ -261,17 +266,19 @@ def group(seeds: list[Seed]) -> Groups:
     varied = {key for key, found in values.items() if len(found) > 1}
     varied |= {(method, suite(env), name) for method, env, name in varied if name not in FILES}
     groups = defaultdict(list)
+    labelled = {(seed.args["env"], seed.args["num_preferences"]) for seed in seeds if seed.reads_pairs}
     for seed in sorted(seeds, key=lambda seed: (seed.args["seed"], -seed.step)):  # of twins the longer one
         method, env = seed.args["algorithm"], seed.args["env"]
         own = [flag(name, seed.args.get(name, UNSET)) for name in names
                if {(method, env, name), (method, suite(env), name)} & varied]  # fmt: skip
         name = " ".join(filter(None, [method, *own, "averaged" if seed.args["averaged"] else ""]))
-        key = env, seed.args["num_preferences"], name
-        twin = next((other for other in groups[key] if other.args["seed"] == seed.args["seed"]), None)
-        if twin:
-            warn(f"{seed.folder}: skipped, the same seed and arguments as {twin.folder}")
-        else:
-            groups[key].append(seed)
+        beside = [pairs for task, pairs in labelled if task == env and not seed.reads_pairs]
+        for pairs in beside or [seed.args["num_preferences"]]:
+            twin = next((other for other in groups[env, pairs, name] if other.args["seed"] == seed.args["seed"]), None)
+            if twin:
+                warn(f"{seed.folder}: skipped, the same seed and arguments as {twin.folder}")
+            else:
+                groups[env, pairs, name].append(seed)
     return dict(sorted(groups.items(), key=lambda item: (suite(item[0][0]), *item[0][:2], rank(item[0][2]))))
 
 
@@ -620,7 +627,7 @@ def main(args: ReportArgs) -> list[Path]:
     if not 0 <= document.find(BEGIN) < document.find(END):
         raise InputError(f"--into {args.into}: has no lines {BEGIN} and {END}")
     groups = group(read_seeds(args))
-    seeds = [seed for seeds in groups.values() for seed in seeds]
+    seeds = list({id(seed): seed for seeds in groups.values() for seed in seeds}.values())
     if args.x == "pairs" and not by_pairs(groups):
         raise InputError("--x pairs: no method has runs with more than one number of pairs on a task")
     if args.x == "wall-clock" and not any(seed.curve.seconds.notna().all() for seed in seeds):
