@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import h5py
 from tqdm import tqdm
 
 from common.errors import REMEDIES, InputError, Interrupted
-from common.locks import atomic
+from common.locks import atomic, build_once
 
 TIMEOUT = 30
 """seconds without an answer, or without a byte, after which the next address is tried"""
@@ -31,6 +32,27 @@ def on_github(repository: str, commit: str, path: str, name: str, blob: str = ""
     return Remote(name, (f"https://raw.githubusercontent.com/{repository}/{commit}/{path}",), blob)
 
 
+def fetch_file(remote: Remote, folder: Path, stop: Callable[[], bool] = lambda: False) -> Path:
+    """Its path in `folder` or IPL_DATA_DIR; to `folder` it is downloaded if need be. InputError: it cannot be had."""
+    path = folder / remote.name
+    return at_hand(remote, folder) or build_once(path, lambda: download(remote, path, stop), stop)
+
+
+def at_hand(remote: Remote, folder: Path) -> Path | None:
+    """Where the file lies: in `folder` or IPL_DATA_DIR, with or without the first folder of its name.
+
+    Raises:
+        InputError: what lies there is another one.
+    """
+    short = remote.name.split("/", 1)[1]
+    folders = (folder, Path(os.environ.get("IPL_DATA_DIR") or folder).expanduser())
+    path = next((at / name for at in folders for name in (remote.name, short) if (at / name).exists()), None)
+    if path and not is_released(path, remote):
+        raise InputError(f"{path}: is not the file that was released (its git blob id differs); move it away, and put "
+                         f"{remote.urls[0]} there, or let it be downloaded")  # fmt: skip
+    return path
+
+
 def download(remote: Remote, path: Path, stop: Callable[[], bool] = lambda: False) -> None:
     """Write a remote file to `path`, from the first of its addresses that gives the right one.
 
@@ -41,7 +63,7 @@ def download(remote: Remote, path: Path, stop: Callable[[], bool] = lambda: Fals
     for url in remote.urls:
         try:
             with atomic(path) as partial:
-                _fetch(url, partial, path.name, stop)
+                _stream(url, partial, path.name, stop)
                 _check_content(partial, remote)
             return
         except _Unusable as error:
@@ -53,7 +75,7 @@ class _Unusable(ValueError):
     """An address has no such file, or a wrong one."""
 
 
-def _fetch(url: str, partial: Path, shown: str, stop: Callable[[], bool]) -> None:
+def _stream(url: str, partial: Path, shown: str, stop: Callable[[], bool]) -> None:
     """Write what `url` gives to `partial`, with a progress bar."""
     from pooch import HTTPDownloader
 

@@ -62,7 +62,7 @@ class RunLog:
 
     def open_table(self, name: str, step: int) -> None:
         """Resume NAME.csv after its row of `step`: what was logged later will be computed, and logged, again."""
-        path, rows = self.folder / f"{name}.csv", []
+        path, self.rows[name] = self.folder / f"{name}.csv", []
         if path.exists():
             try:
                 text = path.read_bytes().decode()
@@ -70,14 +70,16 @@ class RunLog:
                 rows = [row for row in csv.DictReader(io.StringIO(complete)) if int(row["step"]) <= step]
                 if any(None in row for row in rows):  # more cells than columns
                     raise ValueError
+                self.rows[name] = rows
             except (ValueError, KeyError, TypeError, csv.Error):
                 advice = "fix it, or start from scratch with --overwrite"
                 raise InputError(f"{path}: has a damaged row; {advice}") from None
-            self.write_table(path, rows)
-        self.rows[name] = rows
+            self.write_table(name)
 
-    def write_table(self, path: Path, rows: list[dict[str, str]]) -> None:
-        with atomic(path) as partial, open(partial, "w", newline="") as file:
+    def write_table(self, name: str) -> None:
+        """Write the rows of NAME.csv anew."""
+        rows = self.rows[name]
+        with atomic(self.folder / f"{name}.csv") as partial, open(partial, "w", newline="") as file:
             if rows:
                 writer = csv.DictWriter(file, rows[0], restval="", lineterminator="\n")
                 writer.writeheader()
@@ -93,7 +95,7 @@ class RunLog:
         # a method may begin or stop to report a loss with a phase of it: empty cells in the other rows
         if new := dict.fromkeys((k for k in cells if k not in rows[0]), ""):
             rows[0] |= new
-            self.write_table(path, rows)
+            self.write_table(name)
         else:
             with open(path, "a", newline="") as file:
                 writer = csv.DictWriter(file, rows[0], restval="", lineterminator="\n")

@@ -70,10 +70,9 @@ class SeedFolder:
         for name in WRITTEN:
             for partial in self.path.glob(f".{name}.*.partial"):
                 partial.unlink()  # left by a kill in the middle of a write
-        self.found = None if args.overwrite else self._find()  # None: nothing to resume
-        self.checkpoint = self.found["checkpoint"] if self.found else None
+        self.config, self.checkpoint = (None, None) if args.overwrite else self._find()
         self.step = self.checkpoint["step"] if self.checkpoint else 0
-        self.finished = self.step >= args.total_steps and self.found is not None and self._final() == self.step
+        self.finished = self.step >= args.total_steps and self.checkpoint is not None and self._final() == self.step
         self.time = dict(self.checkpoint["time"]) if self.checkpoint else {"data": 0.0, "train": 0.0, "eval": 0.0}
         self.log = RunLog(self.path)
 
@@ -108,8 +107,9 @@ class SeedFolder:
             raise InputError(f"{self.path}: holds {shown} and no checkpoint of a run; choose another --run-dir, or "
                              "--overwrite what a run would write there")  # fmt: skip
 
-    def _find(self) -> dict | None:
-        """The config and the checkpoint of an earlier start that has begun to train. Changes nothing.
+    def _find(self) -> tuple[dict | None, dict | None]:
+        """The config of an earlier start that has begun to train, and its checkpoint if any; None and None where there
+        is nothing to resume. Changes nothing.
 
         Raises:
             InputError: they are damaged, or of other arguments.
@@ -122,11 +122,11 @@ class SeedFolder:
         path = self.path / "checkpoint.pt"
         checkpoint = read_saved(path, ("step", "state", "args", "time")) if path.exists() else None
         if not ((checkpoint and checkpoint["step"]) or (self.path / "reward.pt").exists()):
-            return None
+            return None, None
         self._compare(config.get("args", {}), config.get("algorithm", self.algorithm))
         if checkpoint:
             self._compare(checkpoint["args"], self.algorithm, checkpoint["step"])
-        return {"config": config, "checkpoint": checkpoint}
+        return config, checkpoint
 
     def _compare(self, before: dict, algorithm: str, step: int = 0) -> None:
         """Raises InputError where a run of `before` cannot be resumed with today's arguments."""
@@ -167,13 +167,13 @@ class SeedFolder:
         Args:
             fingerprints: of the files trained on, in order; refused if they are not those of the checkpoint.
         """
-        old = self.found["config"] if self.found else {}
+        old = self.config or {}
         before = old.get("dataset_fingerprint", fingerprints)
         if {name: before.get(name) for name in fingerprints} != fingerprints:  # older runs read pairs without need
             changed = f"{before} -> {fingerprints}"
             raise InputError(f"{self.path}: was started on other data, or on its files in another order ({changed}); "
                              "choose another --run-dir, or start from scratch with --overwrite")  # fmt: skip
-        if not self.found:
+        if self.config is None:
             self._erase()
         code = git_state()
         if changed := old.get("git_commit", code["git_commit"]) != code["git_commit"]:
@@ -230,7 +230,7 @@ class SeedFolder:
         if row[name] is not None and not all(shown):
             for old in rows:
                 old[name] = old[name] or "0.0"
-            self.log.write_table(self.path / "eval.csv", self.log.rows["eval"])
+            self.log.write_table("eval")
         elif row[name] is None and any(shown):
             row[name] = 0.0
 
@@ -277,6 +277,9 @@ class SeedFolder:
         try:
             for row in rows:
                 quality(row, "average_")
+                if None in row.values():
+                    raise ValueError  # cut
+                list(map(float, filter(None, row.values())))
             return max(rows, key=quality, default={})
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{self.path / 'eval.csv'}: has a damaged row; fix it, or start from scratch with "

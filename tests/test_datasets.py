@@ -334,6 +334,10 @@ def test_what_a_file_says_of_pairs_that_are_drawn_counts(tmp_path):
     of = {"episodes/row": np.array([0, 21]), "episodes/length": length, "episodes/seed": np.arange(2)}
     write_hdf5(path, rows | of, {"segment": 10, "gamma": 0.5})
     p = read_preferences(path, TASK)
+    for wrong in ({"gamma": None}, {"gamma": "x"}, {"keys": 3}):
+        write_hdf5(tmp_path / "wrong.hdf5", rows | of, {"segment": 10, **wrong})
+        with pytest.raises(InputError, match=r"protocol has the discount|observations are 3"):
+            read_preferences(tmp_path / "wrong.hdf5", TASK)
     assert (p.length, p.gamma) == (10, 0.5) and all(x.dtype.isnative for x in (p.obs, p.action, p.reward))
     sums = (reward[p.start[..., None] + np.arange(10)] * 0.5 ** np.arange(10)).sum(-1)
     assert (p.label == np.where(sums[:, 0] == sums[:, 1], 0.5, sums[:, 1] > sums[:, 0])).all()
@@ -409,6 +413,7 @@ def test_transitions_of_several_datasets(tmp_path, path):
     own.parent.mkdir()
     shutil.copy(path, own)
     words = ["--dataset", one, ENV, "--use-replay", "--num-preferences", 9]  # the id: the environment's own
+    assert resolve(ENV, 0, (ENV, str(one))) == TASK
     _, beside, fingerprints = load(tmp_path, *words)
     assert len(beside) == 20 + len(METAWORLD.read_transitions(path, TASK).obs)
     assert fingerprints["dataset"] == fingerprint(one, path)

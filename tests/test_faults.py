@@ -805,7 +805,7 @@ def test_damaged_rows_are_refused_and_a_cut_one_is_dropped(tmp_path):
     run.close()
 
 
-@pytest.mark.parametrize("damage", few_of(["byte", "cell", "empty", "gone"], "cell", "gone"))
+@pytest.mark.parametrize("damage", few_of(["byte", "cell", "other", "short", "more", "empty", "gone"], "cell", "gone"))
 def test_a_damaged_table_of_evaluations_is_one_line(run, data_dir, tmp_path, whole, damage):
     """Of a run that is finished, and of one that is resumed."""
     folder = tmp_path / "runs/seed-1"
@@ -816,7 +816,10 @@ def test_a_damaged_table_of_evaluations_is_one_line(run, data_dir, tmp_path, who
         table.unlink()
     else:
         value = text.splitlines()[-1].split(b",")[2]  # of return_mean
-        change = {"byte": (b"step", b"st\xff"), "cell": (value, b"abc"), "empty": (text, b"")}
+        last = text.splitlines()[-1]
+        change = {"byte": (b"step", b"st\xff"), "cell": (value, b"abc"), "empty": (text, b""),
+                  "other": (last, last.rpartition(b",")[0] + b",x"), "short": (last, last[: last.index(b",") + 2]),
+                  "more": (last, last + b",1")}  # fmt: skip
         table.write_bytes(text.replace(*change[damage]))
     for longer in (False, True):
         steps = ["--total-steps", 50] if longer else []

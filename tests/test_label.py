@@ -468,6 +468,13 @@ def test_labellers_are_merged(data_dir, tmp_path):
     assert read_preferences(path, TASK).label.tolist() == [left[0], left[1], 0.5]
     done = subprocess.run([*call, "--keep-all"], **options)
     assert done.returncode == 0 and len(read_preferences(path, TASK).label) == 8
+    path.unlink()
+    for name in ("anna", "eva"):
+        (tmp_path / f"labels/drawer-open-v2-{name}.jsonl").unlink()
+    ben = tmp_path / "labels/drawer-open-v2-ben.jsonl"
+    ben.write_text(ben.read_text().replace('"left"', '"skip"').replace('"right"', '"skip"'))
+    done = subprocess.run(call, **options)  # no pair has a label: no file, and no command that reads one
+    assert done.returncode == 0 and "algorithms/" not in done.stdout and not path.exists(), done.stderr
 
 
 # ---------------------------------------------------------------- who gets in

@@ -55,6 +55,13 @@ def test_correlations_are_scipys_and_their_interval_covers():
     assert all(low < value < high for value, low, high in found.values())
 
 
+def test_names_with_dots_have_pictures_of_their_own(tmp_path):
+    """As gamma-0.9 and gamma-0.97 of sweeps/reward.sh."""
+    for name in ("gamma-0.9", "gamma-0.97"):
+        reward.write_figure(reward.Figure(), tmp_path / name)
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["gamma-0.9.png", "gamma-0.97.png"]
+
+
 @pytest.mark.parametrize("script", ["ipl_iql", "mr_iql", "pt_iql"])
 def test_a_run_is_looked_at(whole, data_dir, tmp_path, capsys, script):
     reward.main(args(data_dir, whole(script), out=tmp_path))

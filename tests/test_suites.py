@@ -556,7 +556,7 @@ def test_no_server_and_no_such_file(server, tmp_path, monkeypatch):
         ensure_human(LIFT, tmp_path)
     monkeypatch.setattr(d4rl, "HOSTS", ("http://127.0.0.1:9",))
     with pytest.raises(InputError, match=r"http://127.0.0.1:9/hopper_medium_expert-v2.hdf5.*--no-use-replay"):
-        suites.own_dataset(resolve(HOPPER), tmp_path, Workers(1), WITHOUT)
+        suites.find_datasets((), resolve(HOPPER), tmp_path, Workers(1), WITHOUT)
 
 
 def test_a_download_can_be_stopped(server, tmp_path):

@@ -23,7 +23,7 @@ import numpy as np
 from common import suites
 from common.cli import default_data_dir, parse_args, user_errors
 from common.data import join_pairs, read_preferences
-from common.download import probe
+from common.download import at_hand, probe
 from common.errors import InputError
 from common.suites.base import PAIRS, Preferences, Recipe, Task, describe_pairs
 from common.suites.metaworld import KINDS
@@ -77,7 +77,7 @@ def check(args: DatasetArgs, task: Task) -> bool:
              for file in suites.labels_of(task, whose).files]  # fmt: skip
     found = []
     for file in [*files, *filter(None, [suite.remote(task)])]:
-        here = suites.at_hand(file, args.data_dir)
+        here = at_hand(file, args.data_dir)
         answers = {} if here else {url: probe(url) for url in file.urls}
         found.append(bool(here) or any(there for there, _ in answers.values()))
         print(f"{file.name}: {f'here, {here}' if here else 'can be downloaded' if found[-1] else 'NOT TO BE HAD'}")

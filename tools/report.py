@@ -91,11 +91,6 @@ class Seed:
     part: str = "tenth"  # of training, the last, that counts for `final`
 
     @property
-    def reads_pairs(self) -> bool:
-        """Not cloning of the whole dataset, nor the oracle on it."""
-        return not (self.args["algorithm"] in ("bc", "iql") and self.args.get("use_replay"))
-
-    @property
     def finished(self) -> bool:
         return self.step >= self.args["total_steps"]
 
@@ -119,6 +114,11 @@ def warn(what) -> None:
     print(f"warning: {what}", file=sys.stderr)
 
 
+def reads_pairs(args: dict) -> bool:
+    """Not cloning of the whole dataset, nor the oracle on it."""
+    return not (args["algorithm"] in ("bc", "iql") and args.get("use_replay"))
+
+
 def read_seed(folder: Path, metric: str, empty: str | None = None, averaged: bool = False) -> Seed:
     """`empty`: what stands for an empty cell of `metric`; None: such rows are left out.
 
@@ -129,7 +129,7 @@ def read_seed(folder: Path, metric: str, empty: str | None = None, averaged: boo
     args |= {name: config.get("dataset_fingerprint", {}).get(name) for name in FILES}
     if not averaged:
         args["actor_average"] = None  # nothing of the actor itself depends on it
-    if config["algorithm"] in ("bc", "iql") and config["args"].get("use_replay"):
+    if not reads_pairs(args):
         args["preferences"] = None  # older runs read pairs without need
     files = suites.several(config["args"].get("preferences") or ())
     share = re.search(r"mistake-([\d.]+)\.npz$", files[0]) if len(files) == 1 else None  # of sweeps/label_noise.sh
@@ -266,19 +266,19 @@ def group(seeds: list[Seed]) -> Groups:
     varied = {key for key, found in values.items() if len(found) > 1}
     varied |= {(method, suite(env), name) for method, env, name in varied if name not in FILES}
     groups = defaultdict(list)
-    labelled = {(seed.args["env"], seed.args["num_preferences"]) for seed in seeds if seed.reads_pairs}
+    labelled = {(seed.args["env"], seed.args["num_preferences"]) for seed in seeds if reads_pairs(seed.args)}
     for seed in sorted(seeds, key=lambda seed: (seed.args["seed"], -seed.step)):  # of twins the longer one
         method, env = seed.args["algorithm"], seed.args["env"]
         own = [flag(name, seed.args.get(name, UNSET)) for name in names
                if {(method, env, name), (method, suite(env), name)} & varied]  # fmt: skip
         name = " ".join(filter(None, [method, *own, "averaged" if seed.args["averaged"] else ""]))
-        beside = [pairs for task, pairs in labelled if task == env and not seed.reads_pairs]
-        for pairs in beside or [seed.args["num_preferences"]]:
-            twin = next((other for other in groups[env, pairs, name] if other.args["seed"] == seed.args["seed"]), None)
-            if twin:
-                warn(f"{seed.folder}: skipped, the same seed and arguments as {twin.folder}")
-            else:
-                groups[env, pairs, name].append(seed)
+        beside = [] if reads_pairs(seed.args) else [pairs for task, pairs in labelled if task == env]
+        keys = [(env, pairs, name) for pairs in beside or [seed.args["num_preferences"]]]
+        twin = next((other for other in groups[keys[0]] if other.args["seed"] == seed.args["seed"]), None)
+        if twin:
+            warn(f"{seed.folder}: skipped, the same seed and arguments as {twin.folder}")
+        for key in [] if twin else keys:
+            groups[key].append(seed)
     return dict(sorted(groups.items(), key=lambda item: (suite(item[0][0]), *item[0][:2], rank(item[0][2]))))
 
 
@@ -587,12 +587,13 @@ def curves(groups: Groups, x: str, smooth: int, out: Path) -> list[Path]:
 
 def by_pairs(groups: Groups) -> dict[str, dict[str, list[int]]]:
     """task -> method -> its numbers of pairs, where it has more than one; 0, all pairs, has no place on the axis."""
-    found = defaultdict(lambda: defaultdict(list))
-    for env, pairs, method in groups:
+    found, scaled = defaultdict(lambda: defaultdict(list)), set()
+    for (env, pairs, method), seeds in groups.items():
         if pairs:
             found[env][method].append(pairs)
-    scaled = {env: {m: some for m, some in methods.items() if len(some) > 1} for env, methods in found.items()}
-    return {env: methods for env, methods in scaled.items() if methods}
+        if len(found[env][method]) > 1 and reads_pairs(seeds[0].args):
+            scaled.add(env)
+    return {env: {m: some for m, some in found[env].items() if len(some) > 1} for env in found if env in scaled}
 
 
 def scaling(groups: Groups, out: Path) -> list[Path]:
@@ -653,9 +654,11 @@ def main(args: ReportArgs) -> list[Path]:
     paths[0].write_text(f"{text}\n\n{explained}\n")
     paths[1].write_text("\n\n".join(map(latex, tables.values())) + f"\n% {explained}\n")
     if args.into:
-        before, after = document.split(BEGIN, 1)[0], document.split(BEGIN, 1)[1].split(END, 1)[1]
+        before, _, rest = document.partition(BEGIN)
         with atomic(Path(args.into)) as partial:
-            partial.write_text(f"{before}{BEGIN}\n\n{for_page(tables[''])}\n\n{explained}\n\n{END}{after}")
+            partial.write_text(
+                f"{before}{BEGIN}\n\n{for_page(tables[''])}\n\n{explained}\n\n{END}{rest.partition(END)[2]}"
+            )
     if args.x != "pairs":
         paths += curves(groups, args.x, args.smooth, args.out)
     if by_pairs(groups):

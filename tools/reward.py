@@ -276,7 +276,7 @@ def write_figure(figure: Figure | None, path: Path) -> None:
         return
     FigureCanvasAgg(figure)
     for suffix in ("png", "pdf"):
-        with atomic(path.with_suffix(f".{suffix}")) as partial:
+        with atomic(path.with_name(f"{path.name}.{suffix}")) as partial:  # a name may have dots
             figure.savefig(partial, format=suffix, dpi=120)
     print(f"{path}.png, .pdf")
 

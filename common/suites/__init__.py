@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import gymnasium
 
-from common.download import Remote, download, is_released
+from common.download import fetch_file
 from common.errors import InputError, simulator_remedy
-from common.locks import build_once
 from common.suites.base import Labels, Recipe, Task
 from common.suites.d4rl import D4RLSuite
 from common.suites.gym import GymSuite
@@ -68,13 +66,12 @@ def resolve(env: str, max_steps: int = 0, dataset: str | Iterable[str] = ()) -> 
         InputError: no such environment, or none that can be trained on; or a dataset of Minari beside others.
     """
     names = several(dataset)
-    own = next(filter(env_of, names), env)
-    if own in names and env_of(own) and set(names) - {own}:
-        raise InputError(f"--dataset {' '.join(names)}: {own} is a dataset of Minari, which is read without others; "
-                         "leave it out, or the others")  # fmt: skip
-    if own in names:
+    if own := next(filter(env_of, names), ""):
+        if set(names) - {own}:
+            raise InputError(f"--dataset {' '.join(names)}: {own} is a dataset of Minari, which is read without "
+                             "others; leave it out, or the others")  # fmt: skip
         require_environment(own, env)
-    suite, name = identify(own)
+    suite, name = identify(own or env)
     return SUITES[suite].find(name, max_steps)
 
 
@@ -99,8 +96,10 @@ def score(task: Task, episode_return: float) -> float | None:
     return SUITES[task.suite].score(task, episode_return)
 
 
-def own_dataset(task: Task, folder: Path, workers, advice: str, recipe: Recipe = Recipe()) -> Path:  # noqa: B008 (frozen)
-    """The task's own offline dataset, built or downloaded if it is not there.
+def find_datasets(names: str | Iterable[str], task: Task, folder: Path, workers, advice: str,
+                  recipe: Recipe = Recipe()) -> list[Path]:  # noqa: B008 (frozen)  # fmt: skip
+    """The files that --dataset names, in its order; for the task's id, or where there is no name, the task's own one,
+    built or downloaded if it is not there.
 
     Args:
         advice: what the command that asks can do without it, in its own flags.
@@ -109,17 +108,8 @@ def own_dataset(task: Task, folder: Path, workers, advice: str, recipe: Recipe =
         InputError: it cannot be had.
     """
     with advised(advice):
-        file = SUITES[task.suite].remote(task)
-        return (file and at_hand(file, folder)) or SUITES[task.suite].dataset(task, folder, workers, recipe)
-
-
-def find_datasets(names: str | Iterable[str], task: Task, folder: Path, workers, advice: str,
-                  recipe: Recipe = Recipe()) -> list[Path]:  # noqa: B008 (frozen)  # fmt: skip
-    """The files that --dataset names, in its order; the task's own one, see `own_dataset`, for the task's id or where
-    there is no name.
-    """
-    return [own_dataset(task, folder, workers, advice, recipe) if name == task.env else Path(name)
-            for name in several(names) or (task.env,)]  # fmt: skip
+        return [SUITES[task.suite].dataset(task, folder, workers, recipe) if name == task.env else Path(name)
+                for name in several(names) or (task.env,)]  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -143,24 +133,4 @@ def labels_of(task: Task, whose: str) -> Labels:
 
 def fetch(labels: Labels, folder: Path, stop: Callable[[], bool] = lambda: False) -> list[Path]:
     """Paths of the files of `labels`, in `folder` or IPL_DATA_DIR, else downloaded. InputError: they cannot be had."""
-    return [_fetch(file, folder, stop) for file in labels.files]
-
-
-def at_hand(file: Remote, folder: Path) -> Path | None:
-    """Where the file lies: in `folder` or IPL_DATA_DIR, with or without the first folder of its name.
-
-    Raises:
-        InputError: what lies there is another one.
-    """
-    short = file.name.split("/", 1)[1]
-    folders = (folder, Path(os.environ.get("IPL_DATA_DIR") or folder).expanduser())
-    path = next((at / name for at in folders for name in (file.name, short) if (at / name).exists()), None)
-    if path and not is_released(path, file):
-        raise InputError(f"{path}: is not the file that was released (its git blob id differs); move it away, and put "
-                         f"{file.urls[0]} there, or let it be downloaded")  # fmt: skip
-    return path
-
-
-def _fetch(file: Remote, folder: Path, stop: Callable[[], bool]) -> Path:
-    path = folder / file.name
-    return at_hand(file, folder) or build_once(path, lambda: download(file, path, stop), stop)
+    return [fetch_file(file, folder, stop) for file in labels.files]

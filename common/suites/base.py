@@ -204,7 +204,7 @@ def check_labels(path: Path, label: np.ndarray, pairs: int) -> np.ndarray:
         raise InputError(f"{path}: 'label' holds {shown}; wanted are {OUR_LABELS}: {made}")
     if not pairs:
         raise InputError(f"{path}: 'label' is empty; there is nothing to learn from")
-    return label
+    return label.astype(np.float32)
 
 
 # ---------------------------------------------------------------- pairs
@@ -242,11 +242,16 @@ def first_rows(t: Transitions) -> np.ndarray:
 def pairs_of_transitions(path: Path, t: Transitions, segment: int) -> Preferences:
     """PAIRS pairs drawn from an offline dataset and labelled by their summed rewards."""
     row = first_rows(t)
-    steps = np.diff(np.append(row, len(t.obs)))
-    if steps.max() < segment:
+    return labelled_by_reward(path, np.diff(np.append(row, len(t.obs))), row, t.obs, t.action, t.reward, segment)
+
+
+def labelled_by_reward(path: Path, length: np.ndarray, row: np.ndarray, obs: np.ndarray, action: np.ndarray,
+                       reward: np.ndarray, segment: int, gamma: float = 1.0) -> Preferences:  # fmt: skip
+    """PAIRS pairs of (E,) episodes, see `draw_pairs`. InputError: none is as long as a segment."""
+    if length.max() < segment:
         raise InputError(f"{path}: no episode is as long as a segment, {segment} steps; train on --preferences FILE")
-    start, label = draw_pairs(steps, row, t.reward, PAIRS, 0, segment, 1.0)
-    return Preferences(t.obs, t.action, start, label, segment, t.reward)
+    start, label = draw_pairs(length, row, reward, PAIRS, 0, segment, gamma)
+    return Preferences(obs, action, start, label, segment, reward, gamma)
 
 
 def read_npz_pairs(path: Path, task: Task) -> Preferences:

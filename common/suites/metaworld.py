@@ -129,10 +129,7 @@ class MetaWorldSuite(Suite):
 
     def scripted(self, task: Task, sim: gymnasium.Env) -> Callable[[np.ndarray], np.ndarray]:
         """MetaWorld's own policy, which sees the goal that observations hide."""
-        from metaworld.policies import ENV_POLICY_MAP
-
-        warnings.filterwarnings("ignore", message="Constant.s. may be too high")  # they overshoot by design
-        policy, target = ENV_POLICY_MAP[hidden(task.env).replace("-v2", "-v3")](), sim.unwrapped
+        policy, target = scripted_policy(task.env), sim.unwrapped
         return lambda obs: policy.get_action(with_goal(obs, target))
 
     def dataset(self, task: Task, folder: Path, workers, recipe: Recipe = Recipe()) -> Path:  # noqa: B008 (frozen)
@@ -236,6 +233,14 @@ def guide_of(task: str) -> MetaWorld:
     return guide
 
 
+def scripted_policy(env: str):
+    """MetaWorld's own policy of a task."""
+    from metaworld.policies import ENV_POLICY_MAP
+
+    warnings.filterwarnings("ignore", message="Constant.s. may be too high")  # they overshoot by design
+    return ENV_POLICY_MAP[hidden(env).replace("-v2", "-v3")]()
+
+
 def with_goal(obs: np.ndarray, target: MetaWorld) -> np.ndarray:  # (39,) -> (39,)
     """The observation as scripted policies need it."""
     return np.append(obs[:-3], target.sim._get_pos_goal())
@@ -251,9 +256,6 @@ def collect(env: str, seed: int, noise: float, kind: str, other: str, numbers: l
     Returns:
         For each: obs (n + 1, O), action (n, A), reward (n,), success (n,).
     """
-    from metaworld.policies import ENV_POLICY_MAP
-
-    warnings.filterwarnings("ignore", message="Constant.s. may be too high")  # scripted policies overshoot by design
     target = target_of(env)
     guide = guide_of(other) if kind in ("within", "cross") else None  # an expert acts in the target itself
     episodes = []
@@ -264,7 +266,7 @@ def collect(env: str, seed: int, noise: float, kind: str, other: str, numbers: l
             actions = rng.uniform(-1, 1, (HORIZON, target.action_space.shape[0]))
         else:
             seen = guide.reset(seed=seed_of(*of_dataset(seed, number, 1)))[0] if guide else with_goal(obs, target)
-            policy = ENV_POLICY_MAP[other.replace("-v2", "-v3")]()
+            policy = scripted_policy(other)
             bump = rng.normal(0.0, noise, (HORIZON, target.action_space.shape[0]))
         rows: list[list] = [[obs], [], [], []]
         successes = 0

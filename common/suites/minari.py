@@ -27,7 +27,6 @@ from common.locks import locked
 from common.suites import gym
 from common.suites.base import (
     ACTION_LIMIT,
-    PAIRS,
     Episode,
     Preferences,
     Recipe,
@@ -36,7 +35,7 @@ from common.suites.base import (
     check,
     describe_episodes,
     describe_pairs,
-    draw_pairs,
+    labelled_by_reward,
 )
 from common.suites.suite import Suite, or_rows
 
@@ -140,14 +139,9 @@ class MinariSuite(Suite):
         """PAIRS pairs, labelled by their summed rewards."""
         episodes = read_columns(path, task)
         length = np.array([len(reward) for _, _, reward, _ in episodes])
-        steps = self.segment(task)
-        if length.max() < steps:
-            raise InputError(f"{path}: no episode is as long as a segment, {steps} steps; train on --preferences FILE")
-        row = np.cumsum(length) - length
         columns = zip(*((obs[:-1], action, reward) for obs, action, reward, _ in episodes), strict=True)
         obs, action, reward = map(np.concatenate, columns)
-        start, label = draw_pairs(length, row, reward, PAIRS, 0, steps, 1.0)
-        return Preferences(obs, action, start, label, steps, reward)
+        return labelled_by_reward(path, length, np.cumsum(length) - length, obs, action, reward, self.segment(task))
 
     @or_rows
     def read_episodes(self, path: Path, task: Task) -> list[Episode]:

@@ -13,11 +13,9 @@ import h5py
 import numpy as np
 
 from common.arrays import read_arrays, write_hdf5
-from common.download import Remote, download
+from common.download import Remote, fetch_file
 from common.errors import InputError
-from common.locks import build_once
 from common.suites.base import (
-    PAIRS,
     SCHEMA,
     Episode,
     Labels,
@@ -30,8 +28,8 @@ from common.suites.base import (
     check_labels,
     describe_episodes,
     describe_pairs,
-    draw_pairs,
     hint_at_units,
+    labelled_by_reward,
     native,
     require,
     require_target,
@@ -94,8 +92,7 @@ class Suite(abc.ABC):
         """
         if (file := self.remote(task)) is None:
             raise InputError(f"--env {task.env}: has no data of its own (docs/data.md says how to make them)")
-        path = folder / file.name
-        return build_once(path, lambda: download(file, path, workers.stop), workers.stop)
+        return fetch_file(file, folder, workers.stop)
 
     def read_transitions(self, path: Path, task: Task) -> Transitions:
         """Every step of every episode; `terminal` (T,) where the file has it, else none is terminal.
@@ -151,8 +148,14 @@ class Suite(abc.ABC):
         drawn = "episodes/seed" in arrays and "preferences/start" not in arrays
         if not isinstance(length, int) or length < 1 or (length > len(arrays["obs"]) and not drawn):
             raise InputError(f"{path}: its protocol has segments of {length!r} steps; make the file again")
+        if not isinstance(gamma, int | float):
+            raise InputError(f"{path}: its protocol has the discount {gamma!r}; make the file again")
         if drawn:
-            return self._draw(path, arrays, length, float(gamma))
+            if "reward" not in arrays:
+                raise InputError(f"{path}: holds no rewards to label pairs by; label some with python -m tools.label, "
+                                 "and name them with --preferences FILE")  # fmt: skip
+            columns = (arrays[name] for name in ("episodes/length", "episodes/row", "obs", "action", "reward"))
+            return labelled_by_reward(path, *columns, length, float(gamma))
         require(path, arrays, ("preferences/start", "preferences/label"))
         last = len(arrays["obs"]) - length
         start = check(path, "preferences/start", arrays["preferences/start"], (None, 2), 0, last, np.integer)
@@ -166,16 +169,6 @@ class Suite(abc.ABC):
             raise InputError(f"{path}: {(~inside).sum()} segments of {length} steps from 'preferences/start' cross an "
                              "episode's end; draw first rows from row to row + length - steps")  # fmt: skip
         return Preferences(arrays["obs"], arrays["action"], start, label, length, arrays.get("reward"), float(gamma))
-
-    def _draw(self, path: Path, arrays: dict[str, np.ndarray], steps: int, gamma: float) -> Preferences:
-        if "reward" not in arrays:
-            raise InputError(f"{path}: holds no rewards to label pairs by; label some with python -m tools.label, and "
-                             "name them with --preferences FILE")  # fmt: skip
-        length, row = arrays["episodes/length"], arrays["episodes/row"]
-        if length.max() < steps:
-            raise InputError(f"{path}: no episode is as long as a segment, {steps} steps; train on --preferences FILE")
-        start, label = draw_pairs(length, row, arrays["reward"], PAIRS, 0, steps, gamma)
-        return Preferences(arrays["obs"], arrays["action"], start, label, steps, arrays["reward"], gamma)
 
     def read_labels(self, labels: Labels, files: list[Path], path: Path, task: Task) -> Preferences:
         """The pairs of `files` where labels are by index: rows of the dataset `path`.
@@ -232,8 +225,9 @@ def read_rows(path: Path, task: Task) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: was built for {made_for}, not for {task.env}; name a file of that one")
     if schema != SCHEMA:
         raise InputError(f"{path}: has schema {schema}, this code reads {SCHEMA}; build it with this code")
-    if keys is not None and tuple(keys) != task.keys:
-        raise InputError(f"{path}: its observations are {', '.join(map(str, keys))}, those of {task.env} are "
+    if keys is not None and keys != list(task.keys):
+        own = ", ".join(map(str, keys)) if isinstance(keys, list) else keys
+        raise InputError(f"{path}: its observations are {own}, those of {task.env} are "
                          f"{', '.join(task.keys) or 'one vector'}; record it again")  # fmt: skip
     for name in {"obs", "action", "reward", "terminal", "success"} & arrays.keys():
         arrays[name] = native(arrays[name])

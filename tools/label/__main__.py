@@ -216,7 +216,8 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
                 time.sleep(0.2)
         for thread in threads:
             thread.join()  # the signal stops them too
-        told = save() or [UNTOLD] * args.judge
+        with session.saving:  # a request may be at it
+            told = save() or [UNTOLD] * args.judge
         print(*answers.summary(pairs), *guess.summary(answers.guessed(pairs)), *told, sep="\n")
 
 
@@ -288,7 +289,7 @@ def main(args: LabelArgs) -> None:
           suppress(Interrupted)):  # fmt: skip
         if args.merge:
             merged = merge(args, task, workers)
-            if not args.judge:
+            if merged[1] and not args.judge:
                 print(*training_commands(args, task, *merged), sep="\n")
         else:
             label(args, task, workers, signals)

@@ -131,7 +131,7 @@ class Answers:
     @property
     def pairs(self) -> int:
         """Pairs that must be drawn for all answers to have one."""
-        return 1 + max((line["pair"] for line in self.given.values()), default=-1)
+        return 1 + max((line["pair"] for line in list(self.given.values())), default=-1)
 
     def labels(self, pairs: Pairs) -> dict[int, float]:
         """pair -> label, by the first time that it was asked for; those that one cannot tell are left out."""
@@ -166,7 +166,7 @@ class Answers:
 
     def seconds(self, name: str = "seconds") -> float | None:
         """Median time of an answer; `name` "waited": of waiting for its videos."""
-        return float(np.median([line[name] for line in self.given.values()])) if self.given else None
+        return float(np.median([line[name] for line in list(self.given.values())])) if self.given else None
 
     def summary(self, pairs: Pairs) -> list[str]:
         """In a few lines: how many, how fast, how sure."""
