@@ -15,7 +15,7 @@ from typing import ClassVar
 import h5py
 import numpy as np
 
-from common.errors import InputError, remedy
+from common.errors import InputError, first_line, remedy
 from common.locks import atomic
 
 ONE_ARRAY = "segments of unequal length are cut to one: np.stack([segment[:L] for segment in segments])"
@@ -33,8 +33,7 @@ PLAIN = (3, None, None, None, -1, -1, 0)
 
 def unreadable(path: Path, error: Exception, damaged: str) -> InputError:
     """What a user is told of a file that could not be read. `damaged`: what to do where its content is wrong."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return InputError(f"{path}: cannot be read ({reason}); {remedy(error, path) or damaged}")
+    return InputError(f"{path}: cannot be read ({first_line(error)}); {remedy(error, path) or damaged}")
 
 
 def fingerprint(*paths: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import traceback
 from pathlib import Path
 
 
@@ -22,6 +23,18 @@ class WorkersError(RuntimeError):
 
 class NotFinite(RuntimeError):
     """A loss or a weight is NaN or infinite."""
+
+
+def first_line(error: BaseException) -> str:
+    """Of its message; its kind where that is empty."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def said(error: BaseException, file: str = "") -> str:
+    """The kind of an error and the first line of its message; with `file`, which called, also where else it arose."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"; {Path(at.filename).name}:{at.lineno}" if file and at.filename != file else ""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}{where}"
 
 
 # ---------------------------------------------------------------- the way out

@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 
 from common import suites
-from common.errors import InputError, WorkersError, simulator_remedy
+from common.errors import InputError, WorkersError, first_line, simulator_remedy
 from common.seeds import start_of_evaluation
 from common.suites.base import Task
 from common.workers import Jobs, Workers
@@ -24,6 +24,8 @@ RENDER_EVERY = 4
 """steps between two frames of a video: rendering without a GPU takes about 0.2 s a frame"""
 VP9 = "-crf 30 -b:v 0 -deadline realtime -cpu-used 8".split()
 """ffmpeg's options for a WebM. Browsers bring VP9 along; for H.264 Firefox on Linux needs the system's libavcodec"""
+REPLAY_GAP = 1e-3
+"""largest difference of a replay from what was recorded: another processor rounds differently"""
 Act = Callable[[np.ndarray], np.ndarray]  # what acts in an episode: (O,) -> (A,), such as common.actors.Actor
 
 
@@ -107,6 +109,23 @@ def write_video(path: Path, frames: list[np.ndarray], fps: int = 20) -> None:
     webm = {"codec": "libvpx-vp9", "quality": None, "output_params": VP9} if path.suffix == ".webm" else {}
     imageio.mimwrite(partial, frames, fps=fps, macro_block_size=8, **webm)
     partial.replace(path)
+
+
+def count_frames(path: Path) -> int | str:
+    """Frames of a video, or in a few words why it cannot be read."""
+    import imageio_ffmpeg
+
+    try:
+        return imageio_ffmpeg.count_frames_and_secs(str(path))[0]
+    except Exception as error:  # RuntimeError and others, with all that ffmpeg said
+        return first_line(error)
+
+
+def replay_error(obs: np.ndarray, recorded: np.ndarray) -> float:
+    """Largest difference of replayed observations from the recorded ones, relative to numbers beyond 1; of a right
+    replay at most REPLAY_GAP.
+    """
+    return float((np.abs(obs - recorded) / np.maximum(1, np.abs(recorded))).max())
 
 
 def try_rendering(task: Task) -> str:

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from common.errors import InputError
+from common.errors import InputError, said
 from common.locks import atomic
 
 
@@ -56,9 +56,7 @@ class RunLog:
         except Exception as error:  # each has its own kinds
             setattr(self, name, None)
             shown = {"board": "TensorBoard", "wandb": "Weights & Biases"}[name]
-            reason = (str(error).splitlines() or [""])[0]
-            print(f"{self.folder}: {shown} failed ({type(error).__name__}: {reason}); training continues without it",
-                  file=sys.stderr)  # fmt: skip
+            print(f"{self.folder}: {shown} failed ({said(error)}); training continues without it", file=sys.stderr)
 
     def open_table(self, name: str, step: int) -> None:
         """Resume NAME.csv after its row of `step`: what was logged later will be computed, and logged, again."""

@@ -28,7 +28,7 @@ from common.arrays import fingerprint, read_arrays
 from common.cli import default_data_dir
 from common.data import read_preferences
 from common.errors import InputError
-from common.rollouts import require_rendering, write_video
+from common.rollouts import count_frames, require_rendering, write_video
 from common.suites.base import Episode
 from common.suites.metaworld import ABOUT, BALLS, TASKS
 from common.workers import Workers
@@ -38,7 +38,7 @@ from tests.test_suites import write_d4rl, write_robomimic
 from tools.label import __main__ as label_main
 from tools.label.__main__ import mark_of
 from tools.label.answers import kappa, majority, open_answers, write_pairs
-from tools.label.clips import Clips, check_videos, count_frames, cut, make_clip, read_source, task_of
+from tools.label.clips import Clips, check_videos, cut, make_clip, read_source, task_of
 from tools.label.questions import Pairs, ask, draw_questions, example_of, segment_steps
 from tools.label.server import Session, make_app, named, serve
 

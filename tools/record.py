@@ -14,7 +14,6 @@ import random
 import shlex
 import shutil
 import sys
-import traceback
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import Annotated
 
 import gymnasium
-import imageio_ffmpeg
 import numpy as np
 import tyro
 from tqdm import tqdm
@@ -30,18 +28,26 @@ from tqdm import tqdm
 from common import suites
 from common.arrays import fingerprint, write_hdf5
 from common.cli import Signals, parse_args, user_errors
-from common.errors import InputError, Interrupted
+from common.errors import InputError, Interrupted, said
 from common.locks import locked
-from common.rollouts import Act, not_finite, one, require_rendering, simulator, success_of, write_video
+from common.rollouts import (
+    REPLAY_GAP,
+    Act,
+    count_frames,
+    not_finite,
+    one,
+    replay_error,
+    require_rendering,
+    simulator,
+    success_of,
+    write_video,
+)
 from common.seeds import RECORD, seed_of
 from common.suites.base import ACTION_LIMIT, SCHEMA, Episode, Task
 from common.suites.gym import see_modules_here
 from common.suites.suite import read_rows, videos_of
 from common.workers import Workers, available_cpus
 from tools.evaluate import read_actor
-
-REPLAY_GAP = 1e-3
-"""largest difference of a replayed observation from the recorded one, relative to numbers beyond 1, as tools.label's"""
 
 
 @dataclass
@@ -86,9 +92,8 @@ def load(policy: str):
     try:
         found = getattr(importlib.import_module(module), name, None)
     except Exception as error:  # whatever the user's module raises
-        reason = (str(error).splitlines() or [""])[0]
-        raise InputError(f"--policies {policy}: the module {module} cannot be imported ({type(error).__name__}: "
-                         f"{reason}); start in its folder, or put that on PYTHONPATH") from None  # fmt: skip
+        raise InputError(f"--policies {policy}: the module {module} cannot be imported ({said(error)}); "
+                         "start in its folder, or put that on PYTHONPATH") from None  # fmt: skip
     if not callable(found):
         what = "has no" if found is None else "cannot call its"
         raise InputError(f"--policies {policy}: {module} {what} {name}; it must be a function of the observation, or a "
@@ -124,9 +129,7 @@ def own_policy(name: str, task: Task, key: tuple[int, ...]) -> Act:
         try:
             return function(*arguments)
         except Exception as error:  # whatever the user's code raises
-            at, reason = traceback.extract_tb(error.__traceback__)[-1], (str(error).splitlines() or [""])[0]
-            where = f"; {Path(at.filename).name}:{at.lineno}" if at.filename != guarded.__code__.co_filename else ""
-            raise InputError(f"--policies {name}: {what} ({type(error).__name__}: {reason}{where}); it takes one "
+            raise InputError(f"--policies {name}: {what} ({said(error, __file__)}); it takes one "
                              f"argument, the observation ({task.obs_dim},), and returns an action {shape}; a class is "
                              "made without arguments") from None  # fmt: skip
 
@@ -205,11 +208,8 @@ def record(task: Task, policy: str | Act, key: tuple[int, ...], start: int, nois
 def film(path: Path, frames: list[np.ndarray]) -> None:
     """Write a video of whole frames. InputError: it has fewer; ffmpeg does not tell of a full disk."""
     write_video(path, frames)
-    try:
-        written = imageio_ffmpeg.count_frames_and_secs(str(path))[0]
-    except Exception:  # not even a video
-        written = 0
-    if written != len(frames):
+    if (written := count_frames(path)) != len(frames):
+        written = written if isinstance(written, int) else 0  # not even a video
         raise InputError(f"--video: {written} of {len(frames)} frames were written to {path}; is the disk full? Make "
                          "room there, or choose another --out")  # fmt: skip
 
@@ -217,7 +217,7 @@ def film(path: Path, frames: list[np.ndarray]) -> None:
 def replay_gap(task: Task, episode: Episode) -> float:
     """The largest such difference in an episode."""
     replayed = np.stack(list(suites.SUITES[task.suite].replay(simulator(task, False), episode, 0)))
-    return float((np.abs(replayed - episode.obs) / np.maximum(1, np.abs(episode.obs))).max())
+    return replay_error(replayed, episode.obs)
 
 
 # ---------------------------------------------------------------- the file

@@ -15,7 +15,7 @@ import json
 import os
 import textwrap
 from dataclasses import dataclass
-from itertools import pairwise, zip_longest
+from itertools import pairwise, product, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +45,7 @@ OTHER, SAME, TRAINED = "pairs of other episodes", "pairs held out of the same ep
 """which pairs a reward is judged by: those of --preferences, what --num-preferences left, what it took"""
 KINDS, CORRELATIONS = (OTHER, SAME, TRAINED), ("pearson", "spearman")
 LEVELS = [f"by {level}{which}" for which in ("", ", other episodes") for level in ("step", "segment", "episode")]
-MEASURES = [(kind, name) for kind in KINDS for name in ("accuracy", "log-loss")]
-MEASURES += [(level, name) for level in LEVELS for name in CORRELATIONS]
+MEASURES = [*product(KINDS, ("accuracy", "log-loss")), *product(LEVELS, CORRELATIONS)]
 """of the table, in order"""
 Measured = dict[tuple[str, str], tuple[float, float, float]]
 """(what, measure) -> value, and its 95 % interval"""

@@ -13,7 +13,7 @@ from pathlib import Path
 import gymnasium
 
 from common.download import fetch_file
-from common.errors import InputError, simulator_remedy
+from common.errors import InputError, said, simulator_remedy
 from common.suites.base import Labels, Recipe, Task
 from common.suites.d4rl import D4RLSuite
 from common.suites.gym import GymSuite
@@ -86,8 +86,7 @@ def make(task: Task, render: bool = False) -> gymnasium.Env:
     except Exception as error:  # each back end of OpenGL raises its own kind
         if isinstance(error, InputError) or not (way := simulator_remedy(str(error))):
             raise
-        reason = (str(error).splitlines() or [""])[0]
-        raise InputError(f"--env {task.env}: cannot be made ({type(error).__name__}: {reason}); {way}") from None
+        raise InputError(f"--env {task.env}: cannot be made ({said(error)}); {way}") from None
     return gymnasium.wrappers.TimeLimit(env, task.max_steps) if task.max_steps else env
 
 

@@ -10,14 +10,12 @@ import difflib
 import importlib
 import os
 import sys
-import traceback
-from pathlib import Path
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-from common.errors import InputError, simulator_remedy
+from common.errors import InputError, first_line, said, simulator_remedy
 from common.suites.base import Task
 from common.suites.suite import Suite
 
@@ -38,11 +36,10 @@ class GymSuite(Suite):
             try:
                 importlib.import_module(module)
             except Exception as error:  # whatever the user's module raises
-                reason = (str(error).splitlines() or [""])[0]
-                way = "" if f"No module named '{module.split('.')[0]}" in reason else simulator_remedy(reason)
-                way = way or "start in its folder, or put that on PYTHONPATH"
-                raise InputError(f"--env {env}: the module {module} cannot be imported ({type(error).__name__}: "
-                                 f"{reason}); {way}") from None  # fmt: skip
+                own = f"No module named '{module.split('.')[0]}" in str(error)
+                way = "" if own else simulator_remedy(first_line(error))
+                raise InputError(f"--env {env}: the module {module} cannot be imported ({said(error)}); "
+                                 f"{way or 'start in its folder, or put that on PYTHONPATH'}") from None  # fmt: skip
             if name not in gymnasium.registry:
                 near = difflib.get_close_matches(name, gymnasium.registry, n=3)
                 hint = f"did you mean {', '.join(near)}?" if near else f"{module} must call gymnasium.register"
@@ -124,9 +121,7 @@ def try_out(sim: gymnasium.Env) -> str:
             if np.shape(obs) != want:
                 return f"gives observations of shape {np.shape(obs)}, where its observation_space says {want}"
     except Exception as error:  # whatever the environment raises
-        at, reason = traceback.extract_tb(error.__traceback__)[-1], (str(error).splitlines() or [""])[0]
-        where = f"; {Path(at.filename).name}:{at.lineno}" if at.filename != __file__ else ""
-        return f"fails in its first reset or step ({type(error).__name__}: {reason}{where})"
+        return f"fails in its first reset or step ({said(error, __file__)})"
     return ""
 
 
@@ -166,8 +161,5 @@ def _make(env: str, render: bool, max_steps: int) -> gymnasium.Env:
     try:
         return gymnasium.make(env, disable_env_checker=True, **extra)
     except Exception as error:  # whatever the environment's constructor raises
-        reason = (str(error).splitlines() or [""])[0]
-        way = simulator_remedy(reason)
-        raise InputError(
-            f"--env {env}: cannot be made ({type(error).__name__}: {reason}){way and '; ' + way}"
-        ) from None
+        way = simulator_remedy(first_line(error))
+        raise InputError(f"--env {env}: cannot be made ({said(error)}){way and '; ' + way}") from None

@@ -22,7 +22,7 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Dict, MultiBinary, Tuple
 
 from common.arrays import unreadable
-from common.errors import InputError, remedy, simulator_remedy
+from common.errors import InputError, first_line, remedy, said, simulator_remedy
 from common.locks import locked
 from common.suites import gym
 from common.suites.base import (
@@ -195,9 +195,8 @@ def open_dataset(env: str):
     except InputError:
         raise
     except Exception as error:  # each of Minari's hosts has its own
-        reason = (str(error).splitlines() or [""])[0]
         advice = remedy(error, flag=FOLDER) or "`minari list local` and `minari list remote` name those that can"
-        raise InputError(f"--dataset {env}: cannot be had ({type(error).__name__}: {reason}); {advice}") from None
+        raise InputError(f"--dataset {env}: cannot be had ({said(error)}); {advice}") from None
     if not (Path(data.storage.data_path) / "main_data.hdf5").exists():
         raise InputError(f'--dataset {env}: is not stored as HDF5; record it with data_format="hdf5"')
     return data
@@ -286,10 +285,10 @@ def _recover(env: str, render: bool = False, max_steps: int = 0) -> gymnasium.En
             render_mode = "rgb_array" if render else None
             return open_dataset(env).recover_environment(render_mode=render_mode, disable_env_checker=True, **extra)
     except Exception as error:  # whatever the environment's constructor raises
-        reason = (str(error).splitlines() or [""])[0]
-        way = simulator_remedy(reason)
-        raise InputError(f"--dataset {env}: its environment cannot be made ({type(error).__name__}: {reason})"
-                         f"{way and '; ' + way}") from None  # fmt: skip
+        way = simulator_remedy(first_line(error))
+        raise InputError(
+            f"--dataset {env}: its environment cannot be made ({said(error)}){way and '; ' + way}"
+        ) from None
 
 
 # ---------------------------------------------------------------- data

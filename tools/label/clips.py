@@ -15,8 +15,8 @@ import numpy as np
 
 from common import suites
 from common.arrays import read_arrays
-from common.errors import InputError, Interrupted, WorkersError
-from common.rollouts import simulator, write_video
+from common.errors import InputError, Interrupted, WorkersError, first_line
+from common.rollouts import REPLAY_GAP, count_frames, replay_error, simulator, write_video
 from common.suites.base import Episode, Task
 from common.suites.suite import videos_of
 from common.workers import Workers
@@ -24,9 +24,6 @@ from tools.label.questions import Pairs
 
 FPS = 8
 """frames a second"""
-REPLAY_GAP = 1e-3
-"""largest difference of a replayed observation from the recorded one, relative to numbers beyond 1: another processor
-rounds differently"""
 EXAMPLE = 4
 """segments that the example is as long as, at most: its last ones"""
 WAY_OUT = "record it with --video of tools.record, and it need not replay"
@@ -98,14 +95,6 @@ def read_file(dataset: Path, task: Task) -> tuple[list[Episode], list[Path]]:
     return episodes, [found[number] for number in range(len(episodes))]
 
 
-def count_frames(path: Path) -> int | str:
-    """Frames of a video, or in a few words why it cannot be read."""
-    try:
-        return imageio_ffmpeg.count_frames_and_secs(str(path))[0]
-    except Exception as error:  # RuntimeError and others, with all that ffmpeg said
-        return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def check_videos(videos: list[Path], episodes: list[Episode], numbers: list[int], workers: Workers) -> None:
     """Raises InputError where a video of the episodes `numbers` has not one frame a step, and maybe one of its end."""
     for number, frames in zip(numbers, workers.run(count_frames, [(videos[n],) for n in numbers]), strict=True):
@@ -128,7 +117,7 @@ def replayed(task: Task, episode: Episode, first: int, wanted: set[int]) -> Iter
     """Pictures (H, W, 3) of the steps `wanted`. ValueError: the replay is not what was recorded."""
     sim, last = simulator(task, True), max(wanted)
     for t, obs in zip(range(first, last + 1), suites.SUITES[task.suite].replay(sim, episode, first), strict=False):
-        gap = (np.abs(obs - episode.obs[t]) / np.maximum(1, np.abs(episode.obs[t]))).max()
+        gap = replay_error(obs, episode.obs[t])
         if not gap <= REPLAY_GAP:
             raise ValueError(f"the replay of an episode differs from its recording by {gap:.2g} at step {t}")
         if t in wanted:
@@ -168,7 +157,7 @@ def make_clip(task: Task, episode: Episode, first: int, steps: int, frames: int,
     except (OSError, MemoryError):
         raise
     except Exception as error:  # whatever the environment raises, or frames that are none
-        return (str(error).splitlines() or [type(error).__name__])[0]
+        return first_line(error)
     made.replace(path)
     return ""
 

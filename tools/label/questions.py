@@ -88,7 +88,11 @@ def two_episodes(episodes: list[Episode], windows: np.ndarray, count: int, proje
     first = stream(seed, 5).integers(half, len(fit), count)
     other = (first + stream(seed, 6).integers(1, max(2, len(fit)), count)) % len(fit)  # one alone is its own other
     chosen = fit[np.stack([first, other], -1)]
-    return np.where(stream(seed, 2).random((count, 1)) < 0.5, chosen, chosen[:, ::-1])
+    return on_random_sides(chosen, seed)
+
+
+def on_random_sides(chosen: np.ndarray, seed: int) -> np.ndarray:  # (P, 2)
+    return np.where(stream(seed, 2).random((len(chosen), 1)) < 0.5, chosen, chosen[:, ::-1])
 
 
 def by_policy(episodes: list[Episode], windows: np.ndarray) -> list[list[int]]:
@@ -136,7 +140,7 @@ def of_every_two(episodes: list[Episode], windows: np.ndarray, count: int, proje
         turns.append(alike + list(zip(alone, others, strict=False)))
     pairs = np.array([pair for turn in itertools.zip_longest(*turns) for pair in turn if pair])
     chosen = pairs[:count]
-    return np.where(stream(seed, 2).random((len(chosen), 1)) < 0.5, chosen, chosen[:, ::-1])
+    return on_random_sides(chosen, seed)
 
 
 def of_one_start(episodes: list[Episode], windows: np.ndarray, count: int, project: dict) -> np.ndarray:  # (P, 2)
@@ -161,7 +165,7 @@ def of_one_start(episodes: list[Episode], windows: np.ndarray, count: int, proje
         chosen = member(list(met.values()), which, share)
     else:
         chosen = np.array(pairs)[stream(seed, 5).integers(0, len(pairs), count)]
-    return np.where(stream(seed, 2).random((count, 1)) < 0.5, chosen, chosen[:, ::-1])
+    return on_random_sides(chosen, seed)
 
 
 def draw_windows(episodes: list[Episode], windows: np.ndarray, count: int, project: dict) -> np.ndarray:  # (P, 2, 2)
