@@ -17,9 +17,9 @@ SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort={cport}
 SlurmUser={user}
 SlurmdUser={user}
-AuthType=auth/{auth}
-CredType=cred/{auth}
-AuthInfo={authinfo}cred_expire=5
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={d}/munge.sock,cred_expire=5
 StateSaveLocation={d}/state
 SlurmdSpoolDir={d}/spool.%n
 SlurmctldPidFile={d}/slurmctld.pid
@@ -29,7 +29,7 @@ SlurmdLogFile={d}/log/slurmd.%n.log
 PlugStackConfig={d}/plugstack.conf
 MailProg=/bin/true
 MpiDefault=none
-ProctrackType=proctrack/{proctrack}
+ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 SwitchType=switch/none
 JobAcctGatherType=jobacct_gather/none
@@ -73,25 +73,24 @@ def _die_with_parent():
 class Slurm:
     """with Slurm(nodes=2, cpus=8, gpus=4) as s: s.run("sbatch", ...)"""
 
-    def __init__(self, nodes=1, cpus=8, mem=8000, gpus=4, munge=True, proctrack="pgid", extra=""):
-        self.nodes, self.cpus, self.mem, self.gpus = nodes, cpus, mem, gpus
-        self.munge, self.proctrack, self.extra = munge, proctrack, extra
+    def __init__(self, nodes, cpus, gpus, extra=""):
+        self.nodes, self.cpus, self.gpus, self.extra = nodes, cpus, gpus, extra
         self.procs, self.user = [], pwd.getpwuid(os.getuid()).pw_name
 
-    def start(self, timeout=20):
+    def start(self):
         self.d = d = Path(tempfile.mkdtemp(prefix="slurm.", dir="/tmp"))  # short: unix sockets <= 108 chars
         self.conf = d / "slurm.conf"
         drop = ("SLURM", "SBATCH_", "SQUEUE_", "SINFO_", "SRUN_", "SALLOC_", "SCANCEL_")
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(drop)}
         self.env["SLURM_CONF"] = str(self.conf)
         try:
-            self._start(timeout)
+            self._start()
         except BaseException:
             self.stop(keep=True)
             raise
         return self
 
-    def _start(self, timeout):
+    def _start(self):
         d = self.d
         d.chmod(0o755)  # mkdtemp's 0700 makes munged refuse its socket
         for x in ("state", "log", "dev"):
@@ -99,8 +98,7 @@ class Slurm:
         (d / "plugstack.conf").write_text("")
         for g in range(self.gpus):  # fake GPUs: must stat() as character devices, distinct names
             (d / f"dev/gpu{g}").symlink_to("/dev/null")
-        gpus = f"Name=gpu File={d}/dev/gpu[0-{self.gpus - 1}]\n" if self.gpus else ""
-        (d / "gres.conf").write_text("AutoDetect=off\n" + gpus)
+        (d / "gres.conf").write_text(f"AutoDetect=off\nName=gpu File={d}/dev/gpu[0-{self.gpus - 1}]\n")
         cport, *dports = free_ports(1 + self.nodes)
         names = [f"n{i}" for i in range(self.nodes)]
         self.conf.write_text(
@@ -108,23 +106,19 @@ class Slurm:
                 d=d,
                 cport=cport,
                 user=self.user,
-                proctrack=self.proctrack,
-                auth="munge" if self.munge else "none",
-                authinfo=f"socket={d}/munge.sock," if self.munge else "",
                 nodes="\n".join(
                     f"NodeName={n} NodeHostname=localhost NodeAddr=127.0.0.1 Port={p} CPUs={self.cpus} "
-                    f"RealMemory={self.mem}" + (f" Gres=gpu:{self.gpus}" if self.gpus else "") + " State=UNKNOWN"
+                    f"RealMemory=8000 Gres=gpu:{self.gpus} State=UNKNOWN"
                     for n, p in zip(names, dports, strict=True)
                 ),
             )
             + self.extra
         )
-        if self.munge:
-            self._munged()
+        self._munged()
         self._spawn("slurmctld", "slurmctld", "-D", "-i", "-f", self.conf)
         for n in names:
             self._spawn("slurmd." + n, "slurmd", "-D", "-N", n, "-f", self.conf)
-        end = time.monotonic() + timeout
+        end = time.monotonic() + 20
         while self.run("sinfo", "-h", "-p", "debug", "-t", "idle", "-o", "%D", check=False).stdout.strip() != str(
             self.nodes
         ):
@@ -175,16 +169,9 @@ class Slurm:
                 )
             )
 
-    def run(self, *argv, check=True, env=None, timeout=60, **kw):
-        return subprocess.run(
-            [str(a) for a in argv],
-            env={**self.env, **(env or {})},
-            text=True,
-            capture_output=True,
-            check=check,
-            timeout=timeout,
-            **kw,
-        )
+    def run(self, *argv, check=True):
+        argv = [str(a) for a in argv]
+        return subprocess.run(argv, env=self.env, text=True, capture_output=True, check=check, timeout=60)
 
     def jobs(self, jid):
         """scontrol show job as dicts: JobState, ExitCode ("rc:signal"), ArrayTaskId, Restarts, Reason, ..."""
