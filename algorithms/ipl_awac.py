@@ -67,7 +67,7 @@ class Args:
     clip_score: Annotated[float, "(0, inf)"] = 100.0
     """upper bound of the actor's weights"""
     chi2_coeff: Annotated[float, "[0, inf)"] = 4.0
-    """weight of the regulariser; larger keeps the implied rewards smaller"""
+    """lambda, the weight of the regulariser; larger keeps the implied rewards smaller"""
     use_min_target: bool = False
     """next value: the smallest of the target critics' instead of their mean"""
     actor_cosine: bool = False
@@ -198,7 +198,9 @@ def next_value(critic_target: Params, batch: Batch, next_action: Tensor, args: A
 
 
 def preference_loss(reward: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:  # (S, E, 2BL), (S, B) -> (S,), (S,)
-    """Bradley-Terry cross-entropy of the segments' summed rewards, and the accuracy, ties left out."""
+    """Bradley-Terry cross-entropy of the segments' summed rewards, and the accuracy, ties left out. Labels: 1 where
+    the second is better, 0 where the first, 0.5 for a tie.
+    """
     seeds, critics, _ = reward.shape
     first, second = reward.view(seeds, critics, 2, label.shape[-1], -1).sum(-1).unbind(2)  # (S, E, B)
     logits, label = second - first, label.unsqueeze(1).expand_as(first)

@@ -68,7 +68,7 @@ class Args:
     expectile: Annotated[float, "(0, 1)"] = 0.75
     """expectile of V; above 0.5 leans to the better actions, towards 1 it nears their maximum"""
     chi2_coeff: Annotated[float, "[0, inf)"] = 3.0
-    """weight of the regulariser; larger keeps the implied rewards smaller"""
+    """lambda, the weight of the regulariser; larger keeps the implied rewards smaller"""
     target_clipping: bool = False
     """bound next values by 1 / (chi2_coeff (1 - gamma)), as the original does"""
     actor_cosine: bool = False
@@ -212,7 +212,9 @@ def next_value(value: Params, batch: Batch, args: Args) -> Tensor:  # -> (S, N)
 
 
 def preference_loss(reward: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:  # (S, E, 2BL), (S, B) -> (S,), (S,)
-    """Bradley-Terry cross-entropy of the segments' summed rewards, and the accuracy, ties left out."""
+    """Bradley-Terry cross-entropy of the segments' summed rewards, and the accuracy, ties left out. Labels: 1 where
+    the second is better, 0 where the first, 0.5 for a tie.
+    """
     seeds, critics, _ = reward.shape
     first, second = reward.view(seeds, critics, 2, label.shape[-1], -1).sum(-1).unbind(2)  # (S, E, B)
     logits, label = second - first, label.unsqueeze(1).expand_as(first)

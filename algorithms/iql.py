@@ -302,11 +302,11 @@ def make_update(args: Args):
         metrics |= descend(actor_loss, state, "actor", step, actor_lr)
 
         # 3. Q towards the reward plus the new V of the next state
-        q_next = batch["reward"] + discount * v_values(state["value"], batch["next_obs"])  # (S, N)
+        q_target = batch["reward"] + discount * v_values(state["value"], batch["next_obs"])  # (S, N)
 
         def q_loss(critic: Params) -> tuple[Tensor, Metrics]:
             q = q_values(critic, obs, action)  # (S, E, N)
-            loss = (share * (q - q_next.unsqueeze(1)).square()).sum(-1).mean(1)
+            loss = (share * (q - q_target.unsqueeze(1)).square()).sum(-1).mean(1)
             return loss, {"losses/critic": loss, "train/q": q.mean((1, 2))}
 
         metrics |= descend(q_loss, state, "critic", step, args.lr)

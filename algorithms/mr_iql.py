@@ -212,7 +212,9 @@ def expectile_loss(diff: Tensor, expectile: float, share: Tensor) -> Tensor:  # 
 
 
 def preference_loss(reward: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:  # (S, 1, 2B(L+1)), (S, B) -> (S,), (S,)
-    """Bradley-Terry cross-entropy of the segments' summed rewards, and the accuracy, ties left out."""
+    """Bradley-Terry cross-entropy of the segments' summed rewards, and the accuracy, ties left out. Labels: 1 where
+    the second is better, 0 where the first, 0.5 for a tie.
+    """
     seeds, critics, _ = reward.shape
     first, second = reward.view(seeds, critics, 2, label.shape[-1], -1).sum(-1).unbind(2)  # (S, E, B)
     logits, label = second - first, label.unsqueeze(1).expand_as(first)
@@ -367,11 +369,11 @@ def make_updates(args: Args):
         # 4. Q towards the model's reward plus the new V of the next state
         r = standardised(state, rewards(state["reward"], obs, action))  # (S, N)
         metrics["train/reward"] = r.mean(-1)
-        q_next = r + discount * v_values(state["value"], batch["next_obs"])  # (S, N)
+        q_target = r + discount * v_values(state["value"], batch["next_obs"])  # (S, N)
 
         def q_loss(critic: Params) -> tuple[Tensor, Metrics]:
             q = q_values(critic, obs, action)  # (S, E, N)
-            loss = (share * (q - q_next.unsqueeze(1)).square()).sum(-1).mean(1)
+            loss = (share * (q - q_target.unsqueeze(1)).square()).sum(-1).mean(1)
             return loss, {"losses/critic": loss, "train/q": q.mean((1, 2))}
 
         metrics |= descend(q_loss, state, "critic", step, args.lr)

@@ -98,9 +98,11 @@ def read_arrays(path: Path, wanted: Callable[[str], bool] = lambda name: True) -
     except InputError:
         raise
     except Exception as error:  # damaged files raise many kinds
-        damaged = "delete it if this code built or downloaded it, else make it again as .npz or .hdf5"
+        damaged = "if a script downloaded or built it by itself, delete it; else make it again as .npz or .hdf5"
         if path.suffix == ".pkl":
             damaged = "pickles are LiRE's, which tools.dataset converts (docs/datasets.md)"
+        if path.suffix == ".jsonl":
+            damaged = f"answers of tools.label are kept there; the pairs are in {path.with_suffix('.npz')}"
         raise unreadable(path, error, damaged) from error
 
 

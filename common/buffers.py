@@ -49,6 +49,8 @@ class PreferenceBuffer:
         """Raises InputError where there are fewer than `pairs` pairs, or no window of `window` steps (0: all) fits."""
         if not 1 <= pairs <= len(self):
             raise InputError(f"--preference-batch-size {pairs}: there are {len(self)} pairs; choose at most as many")
+        if self.length < 2:
+            raise InputError("segments of one step hold no transition to learn from; label longer ones")
         if not 2 <= (window or self.length) <= self.length:
             which = "segments" if self.lengths is None else "the shortest segments"
             raise InputError(f"--segment-length {window}: {which} have {self.length} steps; choose 2 to {self.length}")

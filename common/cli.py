@@ -57,6 +57,9 @@ def user_errors():
             reason = f"{reason}; {way}"
         print(f"{Path(sys.argv[0]).name}: error: {reason}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, InputError) else 1) from None
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
     except RuntimeError as error:
         if type(error).__module__.startswith("torch._"):
             print("torch.compile failed; --no-compile runs the update eager", file=sys.stderr)

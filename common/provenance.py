@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+from common.arrays import fingerprint
 
 
 def git_state() -> dict[str, str | bool | None]:
@@ -25,6 +28,14 @@ def git_state() -> dict[str, str | bool | None]:
         return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": dirty}
     except (OSError, subprocess.SubprocessError):
         return {"git_commit": None, "git_dirty": None}
+
+
+@functools.cache
+def code_mark(algorithm: str) -> str:
+    """A fingerprint of the script and of what it imports from common/: changed code is changed also uncommitted."""
+    here = Path(__file__).resolve().parent
+    script = here.parent / "algorithms" / f"{algorithm}.py"
+    return fingerprint(*filter(Path.exists, [script]), *sorted(here.rglob("*.py")))
 
 
 def versions() -> dict[str, str]:

@@ -107,7 +107,9 @@ def write_video(path: Path, frames: list[np.ndarray], fps: int = 20) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     webm = {"codec": "libvpx-vp9", "quality": None, "output_params": VP9} if path.suffix == ".webm" else {}
-    imageio.mimwrite(partial, frames, fps=fps, macro_block_size=8, **webm)
+    odd = [(0, n % 2) for n in np.shape(frames[0])[:2]] if frames else []  # the codecs want an even size
+    frames = [np.pad(frame, [*odd, (0, 0)], "edge") for frame in frames] if np.any(odd) else frames
+    imageio.mimwrite(partial, frames, fps=fps, macro_block_size=2, **webm)
     partial.replace(path)
 
 
@@ -139,7 +141,7 @@ def try_rendering(task: Task) -> str:
             return ""
         said = f"it renders {'nothing' if picture.dtype == object else f'{picture.shape} {picture.dtype}'}"
     except InputError as error:
-        return str(error)
+        return str(error).removeprefix(f"--env {task.env}: ")
     except Exception as error:  # every OpenGL back end raises its own kind
         said = f"{type(error).__name__}: {error}".splitlines()[0]
     return f"{said}; {simulator_remedy(said) or 'its render() must work here'}"

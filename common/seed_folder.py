@@ -22,8 +22,9 @@ import torch
 
 from common.errors import InputError, remedy
 from common.locks import atomic, try_lock
-from common.provenance import describe, git_state, versions
+from common.provenance import code_mark, describe, git_state, versions
 from common.run_log import RunLog
+from common.suites import several
 from common.trees import check_alike, read_saved, save, tree_map
 
 WRITTEN = (
@@ -34,9 +35,10 @@ WRITTEN = (
 """all that a run writes into a seed's folder; nothing else is ever removed from there"""
 RESULTS = ("train.csv", "eval.csv", "final.pt", "best.pt", "final-average.pt", "best-average.pt")
 """what is lost when a folder without a checkpoint starts from scratch"""
+DATA = ("dataset", "preferences")
 INCIDENTAL = (
     "num_seeds", "data_dir", "run_dir", "overwrite", "track", "wandb_project", "wandb_entity", "capture_video",
-    "log_every", "device", "compile", "threads", "dataset", "preferences",
+    "log_every", "device", "compile", "threads", *DATA,
 )  # fmt: skip
 """arguments that a resumed run may change: none changes the method (device, compile, threads and num_seeds change the
 last bits of numbers, another kind of device also dropout masks and noise; files are compared by content)"""
@@ -161,6 +163,27 @@ class SeedFolder:
         check_alike(self.path / "checkpoint.pt", state, fresh)
         return state
 
+    @property
+    def names_other_files(self) -> bool:
+        """Whether --preferences or --dataset name other files than at the start, which may be of other data."""
+        before = (self.config or {}).get("args", self.args)
+        return any(several(before.get(name) or ()) != several(self.args.get(name) or ()) for name in DATA)
+
+    @property
+    def has_other_code(self) -> bool:
+        """Whether the script or common/ were changed since the start; of older runs: whether the commit is another."""
+        if "code" in (old := self.config or {}):
+            return old["code"] != code_mark(self.algorithm)
+        return "git_commit" in old and old["git_commit"] != git_state()["git_commit"]
+
+    def require_data(self, fingerprints: dict[str, str]) -> None:
+        """Raises InputError where what was found was trained on other files than those of `fingerprints`."""
+        before = (self.config or {}).get("dataset_fingerprint", fingerprints)
+        if {name: before.get(name) for name in fingerprints} != fingerprints:  # older runs read pairs without need
+            changed = f"{before} -> {fingerprints}"
+            raise InputError(f"{self.path}: was started on other data, or on its files in another order ({changed}); "
+                             "choose another --run-dir, or start from scratch with --overwrite")  # fmt: skip
+
     def begin(self, fingerprints: dict[str, str], device: torch.device, track: bool) -> None:
         """Resume what was found, or erase the folder; write config.json and open the logs.
 
@@ -168,18 +191,15 @@ class SeedFolder:
             fingerprints: of the files trained on, in order; refused if they are not those of the checkpoint.
         """
         old = self.config or {}
-        before = old.get("dataset_fingerprint", fingerprints)
-        if {name: before.get(name) for name in fingerprints} != fingerprints:  # older runs read pairs without need
-            changed = f"{before} -> {fingerprints}"
-            raise InputError(f"{self.path}: was started on other data, or on its files in another order ({changed}); "
-                             "choose another --run-dir, or start from scratch with --overwrite")  # fmt: skip
+        self.require_data(fingerprints)
         if self.config is None:
             self._erase()
         code = git_state()
-        if changed := old.get("git_commit", code["git_commit"]) != code["git_commit"]:
+        if self.has_other_code:
             print(f"{self.path}: was started at commit {old['git_commit']}, resumes with other code", file=sys.stderr)
-        if changed or old.get("git_dirty"):
+        if self.has_other_code or old.get("git_dirty"):
             code["git_dirty"] = True
+        code["code"] = code_mark(self.algorithm)
         config = {"algorithm": self.algorithm, "args": self.args, **code, "versions": versions(),
                   "device": describe(device), "threads": torch.get_num_threads(), "dataset_fingerprint": fingerprints,
                   "wandb_id": old.get("wandb_id") or secrets.token_hex(4)}  # fmt: skip
@@ -260,7 +280,7 @@ class SeedFolder:
         save(self.path / "checkpoint.pt", content)
 
     def summary(self) -> dict:
-        """Success, score and return at the last and at the best evaluation, from eval.csv."""
+        """Rows of eval.csv: the last, the best, the averaged actor's best (empty if there is none); and the seconds."""
         path = self.path / "eval.csv"
         try:
             rows = list(csv.DictReader(path.read_text().splitlines()))
@@ -269,10 +289,12 @@ class SeedFolder:
         best = self._best_of(rows)
         if not best:
             raise InputError(f"{path}: is empty; start from scratch with --overwrite")
-        numbers = [{k: float(v) if v else None for k, v in row.items()} for row in (rows[-1], best)]
-        return {"last": numbers[0], "best": numbers[1], "time": self.time}
+        averaged = self._best_of([row for row in rows if row.get("average_return_mean")], "average_")
+        found = {"last": rows[-1], "best": best, "average_best": averaged}
+        numbers = {name: {k: float(v) if v else None for k, v in row.items()} for name, row in found.items()}
+        return {**numbers, "time": self.time}
 
-    def _best_of(self, rows: list[dict]) -> dict:
+    def _best_of(self, rows: list[dict], of: str = "") -> dict:
         """The best of eval.csv's rows; empty where there is none. InputError: one of them is damaged."""
         try:
             for row in rows:
@@ -280,7 +302,7 @@ class SeedFolder:
                 if None in row.values():
                     raise ValueError  # cut
                 list(map(float, filter(None, row.values())))
-            return max(rows, key=quality, default={})
+            return max(rows, key=lambda row: quality(row, of), default={})
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{self.path / 'eval.csv'}: has a damaged row; fix it, or start from scratch with "
                              "--overwrite") from None  # fmt: skip

@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -73,20 +74,28 @@ class Experiment:
             pairs: whether the method learns from pairs; else they are not read, and None takes their place.
         """
         todo = [folder for folder in self.folders if not folder.finished]
-        if not todo:
-            print(f"{self.path}: finished already; --overwrite starts from scratch")
-            return
-        if self.args.capture_video:
+        renamed = [folder for folder in self.folders if folder.finished and folder.names_other_files]
+        if not todo + renamed:
+            return self._say_finished()
+        if todo and self.args.capture_video:
             require_rendering(self.workers, self.task)
         began = time.perf_counter()
         *buffers, fingerprints = data.load_buffers(self.args, self.task, self.workers, self.device, pairs)
         check(*buffers)
+        for folder in renamed:
+            folder.require_data(fingerprints)
+        if not todo:
+            return self._say_finished()
         for folder in todo:
             folder.time["data"] += time.perf_counter() - began
             folder.begin(fingerprints, self.device, self.args.track)
         together = len({folder.step for folder in todo}) == 1
         for group in [todo] if together else [[folder] for folder in todo]:
             yield Training(self, group), *buffers
+
+    def _say_finished(self) -> None:
+        code = ", with other code than today's" if any(folder.has_other_code for folder in self.folders) else ""
+        print(f"{self.path}: finished already{code}; --overwrite starts from scratch")
 
     def summary(self) -> dict:
         """Print the closing table. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
@@ -95,10 +104,12 @@ class Experiment:
         name = next(name for name in ("score", "success", "return_mean") if name in names)  # one for all seeds
         head = "  ".join(f"{when + ': step':>10} {name:>8} {'return':>9}" for when in ("last", "best"))
         print(f"\nseed  {head}")
-        for seed, result in results.items():
-            cells = [f"{int(row['step']):>10} {row[name] or 0.0:>8.2f} {row['return_mean']:>9.1f}"
-                     for row in (result["last"], result["best"])]  # fmt: skip
-            print(f"{seed:>4}  {'  '.join(cells)}")
+        for (seed, result), of in product(results.items(), ("", "average_")):
+            rows = (result["last"], result[of + "best"])
+            if all(row.get(of + "return_mean") is not None for row in rows):
+                cells = (f"{int(row['step']):>10} {row[of + name] or 0.0:>8.2f} {row[of + 'return_mean']:>9.1f}"
+                         for row in rows)  # fmt: skip
+                print(f"{seed:>4}  {'  '.join(cells)}{of and '  averaged'}")
         longest = max(results.values(), key=lambda r: sum(r["time"].values()))["time"]
         spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in longest.items())
         print(f"wall-clock: {spent}  ({self.path})")

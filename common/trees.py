@@ -66,11 +66,13 @@ def read_saved(path: Path, names: tuple[str, ...], remedy: str = "delete it, or 
 def check_alike(path: Path, saved, fresh) -> None:
     """Raises InputError where the nested dicts `saved`, read from `path`, have not the names and shapes of `fresh`."""
 
-    def form(tree):
-        return tree_map(lambda leaf: isinstance(leaf, torch.Tensor) and (leaf.shape, leaf.dtype), tree)
+    def form(tree, at: str = "") -> dict[str, tuple | bool]:
+        if isinstance(tree, dict):
+            return {place: leaf for name, sub in tree.items() for place, leaf in form(sub, f"{at}/{name}").items()}
+        return {at[1:]: isinstance(tree, torch.Tensor) and (tree.shape, tree.dtype)}
 
-    if form(saved) != form(fresh):
-        raise InputError(f"{path}: holds other networks; start from scratch with --overwrite")
+    if differ := form(saved).items() ^ form(fresh).items():
+        raise InputError(f"{path}: holds other networks ({min(differ)[0]}); start from scratch with --overwrite")
 
 
 def save(path: Path, content: dict) -> None:

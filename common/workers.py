@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -65,6 +66,8 @@ class Workers:
         if self.pool is None:
             from loky import ProcessPoolExecutor  # its workers do not import the main script, hence not torch
 
+            # a simulator that is kept looks like a leak: loky then starts the worker anew, which does no harm
+            warnings.filterwarnings("ignore", message="A worker (stopped|was restarted)", category=UserWarning)
             one = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
             try:
                 self.pool = ProcessPoolExecutor(

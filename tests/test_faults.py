@@ -33,6 +33,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from algorithms import ipl_iql
 from common import suites
 from common.arrays import fingerprint, write_hdf5
 from common.cli import compiled, default_args, inside, parse_args, user_errors
@@ -876,21 +877,38 @@ def test_a_flag_that_an_older_run_had_not_had_its_default(tmp_path):
 
 def test_code_that_changed_under_a_run_is_said(whole, data_dir, tmp_path, capsys):
     """In config.json and on stderr; and stays said."""
-    from algorithms.ipl_iql import Args
 
     shutil.copytree(whole(), tmp_path / "seed-1")
     (tmp_path / "seed-1/final.pt").unlink()
     path = tmp_path / "seed-1/config.json"
     config = json.loads(path.read_text())
-    path.write_text(json.dumps(config | {"git_commit": "0" * 40, "git_dirty": False}))
+    path.write_text(json.dumps(config | {"git_commit": "0" * 40, "git_dirty": False, "code": "other"}))
     words = [*SMALL, "--data-dir", str(data_dir)]
-    args = parse_args(default_args(Args, {}, words), words)
+    args = parse_args(default_args(ipl_iql.Args, {}, words), words)
     for _ in range(2):
         run = SeedFolder(tmp_path / "seed-1", args, "ipl_iql")
         run.begin(config["dataset_fingerprint"], torch.device("cpu"), track=False)
         run.close()
         assert json.loads(path.read_text())["git_dirty"]
     assert capsys.readouterr().err.count(f"was started at commit {'0' * 40}, resumes with other code") == 1
+
+
+def test_a_finished_run_is_not_shown_for_other_answers(whole, data_dir, tmp_path, capsys):
+    """Another name of the same file is no other data."""
+    shutil.copytree(whole(), tmp_path / "seed-1")
+    same = next((data_dir / "metaworld").glob("*.hdf5"))
+    other = shutil.copy(same, tmp_path / "other.hdf5")
+    with h5py.File(other, "a") as file:
+        file["action"][0] = 0.5
+
+    def again(*more) -> dict:
+        words = [*SMALL, "--data-dir", str(data_dir), "--run-dir", str(tmp_path), *map(str, more)]
+        return ipl_iql.train(parse_args(default_args(ipl_iql.Args, ipl_iql.DEFAULTS, words), words))
+
+    assert again() == again("--preferences", same)
+    assert capsys.readouterr().out.count("finished already; --overwrite") == 2
+    with pytest.raises(InputError, match="was started on other data"):
+        again("--preferences", other)
 
 
 @pytest.mark.parametrize(("error", "said"), [

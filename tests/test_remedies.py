@@ -107,7 +107,7 @@ def test_locks_name_the_writer_or_what_switches_them_off(tmp_path):
 def test_delete_is_said_of_damaged_content_alone(tmp_path, monkeypatch):
     for name in ("cut.hdf5", "cut.npz"):
         (tmp_path / name).write_bytes(b"\x89HDF\r\n\x1a\n")
-        with pytest.raises(InputError, match="delete it if this code built"):
+        with pytest.raises(InputError, match="built it by itself, delete it"):
             read_arrays(tmp_path / name)
     (tmp_path / "cut.pt").write_bytes(b"x")
     with pytest.raises(InputError, match="delete it"):

@@ -137,14 +137,15 @@ class Mean(torch.nn.Module):
 
     def __init__(self, actor: Actor, box: spaces.Box | None):
         super().__init__()
-        self.policy, self.names = actor.policy, list(actor.params)
+        self.policy, self.names = actor.policy, {name: f"p{i}" for i, name in enumerate(actor.params)}
         for name, p in actor.params.items():
-            self.register_buffer(name, p)
+            self.register_buffer(self.names[name], p)  # a buffer's own name may have no dots
         bounds = None if box is None else torch.from_numpy(np.float32([box.low, box.high]))
         self.register_buffer("bounds", bounds)
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        action = mean_action(self.policy, {name: getattr(self, name) for name in self.names}, obs.unsqueeze(0))[0]
+        params = {name: getattr(self, own) for name, own in self.names.items()}
+        action = mean_action(self.policy, params, obs.unsqueeze(0))[0]
         if self.bounds is None:
             return action
         low, high = self.bounds
@@ -221,6 +222,17 @@ def export(path: Path, saved: dict, actor: Actor, task: Task, units: str = "resc
 
 
 # ---------------------------------------------------------------- evaluation
+def require_fit(path: Path, actor: Actor, task: Task) -> None:
+    """Raises InputError where the actor is of an environment of other sizes, as one's own may have had before."""
+    try:
+        shape = actor(np.zeros((1, task.obs_dim), np.float32)).shape
+    except RuntimeError:
+        shape = ()
+    if shape != (1, task.act_dim):
+        raise InputError(f"{path}: does not act on {task.obs_dim} numbers by {task.act_dim}, as {task.env} now wants; "
+                         "it was trained before that was changed")  # fmt: skip
+
+
 def table(found: list[dict[str, np.ndarray]]) -> list[str]:
     """Lines of a table: means with 95 % intervals, one row an actor; then every further actor minus the first one."""
 
@@ -243,11 +255,14 @@ def main(args: EvaluateArgs) -> list[dict[str, np.ndarray]]:
     tasks = [suites.resolve(saved["env"], saved.get("max_episode_steps", 0)) for saved, _ in loaded]
     if not loaded:
         raise InputError("no actor; name a best.pt or final.pt in a seed's folder")
-    for path, task in zip(args.actors, tasks, strict=True):
+    for path, task, (_, actor) in zip(args.actors, tasks, loaded, strict=True):
         if task != tasks[0]:
             raise InputError(f"{path}: acts in {task.env}, {args.actors[0]} in {tasks[0].env}, or with another "
                              "--max-episode-steps; compare actors of one environment")  # fmt: skip
+        require_fit(path, actor, task)
     if args.export:
+        if not args.export.endswith(".onnx"):
+            raise InputError(f"--export {args.export}: must end in .onnx")
         if len(loaded) > 1:
             raise InputError(f"--export: takes one actor, not {len(loaded)}")
         error = export(Path(args.export), *loaded[0], tasks[0], args.export_units)

@@ -47,7 +47,7 @@ from common.suites.base import ACTION_LIMIT, SCHEMA, Episode, Task
 from common.suites.gym import see_modules_here
 from common.suites.suite import read_rows, videos_of
 from common.workers import Workers, available_cpus
-from tools.evaluate import read_actor
+from tools.evaluate import read_actor, require_fit
 
 
 @dataclass
@@ -224,6 +224,7 @@ def replay_gap(task: Task, episode: Episode) -> float:
 def protocol_of(args: RecordArgs, task: Task) -> dict:
     """How the episodes are recorded. Two recordings that differ in more than their policies are not of one file."""
     more = {"keys": list(task.keys)} if task.keys else {}
+    more |= {"bounds": [list(task.low), list(task.high)]} if task.low else {}
     if actors := {name: fingerprint(Path(name)) for name in args.policies if name.endswith(".pt")}:
         more["actors"] = actors
     return {"schema": SCHEMA, "env": task.env, **more, "policies": list(args.policies), "noise": args.noise,
@@ -242,7 +243,7 @@ def read_old(args: RecordArgs, task: Task, protocol: dict) -> dict[str, np.ndarr
     old = read_rows(path, task)
     if not {"episodes/seed", "episodes/policy"} <= old.keys() or "policies" not in old["protocol"]:
         raise InputError(f"--append: {path} was not recorded by this command; name a new file with --out")
-    for name in protocol.keys() - {"policies", "actors"}:
+    for name in protocol.keys() - {"policies", "actors", "bounds"}:  # of bounds an older file says nothing
         if old["protocol"].get(name) != protocol[name]:
             raise InputError(f"--append: {path} was recorded with {name} {old['protocol'].get(name)}, not "
                              f"{protocol[name]}; give the same flags, or name a new file with --out")  # fmt: skip
@@ -340,6 +341,7 @@ def find(policy: str, task: Task) -> str | Act:
     saved, actor = read_actor(Path(policy))
     if (own := suites.identify(saved["env"])[1]) != task.env:
         raise InputError(f"--policies {policy}: acts in {own}, not in {task.env}; name an actor of this environment")
+    require_fit(Path(policy), actor, task)
     return actor
 
 
@@ -357,6 +359,7 @@ def say(args: RecordArgs, task: Task, outside: list[int], workers: Workers) -> N
         if not gap <= REPLAY_GAP:
             print(f"{args.out}: its last episode does not replay from its seed: an observation differs by {gap:.2g}. "
                   "To label it, record with --video", file=sys.stderr)  # fmt: skip
+            return
     print(shlex.join(["python", "-m", "tools.label", "--env", task.env, "--dataset", str(args.out)]))
 
 

@@ -521,7 +521,8 @@ def draw(lines: pd.DataFrame, label: str, out: Path, name: str) -> list[Path]:
             axis.minorticks_off()
         else:
             axis.locator_params(axis="x", nbins=4)
-    grid.figure.tight_layout()
+    with warnings.catch_warnings(action="ignore"):  # long names
+        grid.figure.tight_layout()
     entry = 0.6 + 0.08 * max(map(len, methods))  # inches of a line and of its letters
     columns = max(1, min(int(grid.figure.get_figwidth() / entry), len(methods)))
     sns.move_legend(grid, "upper center", bbox_to_anchor=(0.5, 0), title=None, frameon=False, ncol=columns)

@@ -96,7 +96,7 @@ class Learned:
         first, parts = np.zeros(len(obs), int) if first is None else first, []
         for rows in np.array_split(np.arange(len(obs)), 1 if self.history else max(1, len(obs) // 8192)):
             arrays = {"obs": obs[rows], "action": action[rows], "next_obs": next_obs[rows],
-                      "discount": self.args.gamma * (1 - terminal[rows])}  # fmt: skip
+                      "discount": getattr(self.args, "gamma", 1.0) * (1 - terminal[rows])}  # fmt: skip
             batch = {name: torch.as_tensor(a, dtype=torch.float32).unsqueeze(0) for name, a in arrays.items()}
             batch |= {"first": torch.as_tensor(first[rows]), "window": torch.tensor(self.window)}
             with torch.no_grad():

@@ -151,7 +151,7 @@ def wrap(sim: gymnasium.Env) -> gymnasium.Env:
         sim = gymnasium.wrappers.TransformObservation(sim, np.array, sim.observation_space)
     box = sim.action_space  # rescaled, -1 and 1 may round to numbers outside it, which some environments refuse
     sim = gymnasium.wrappers.TransformAction(sim, lambda action: np.clip(action, box.low, box.high), box)
-    return gymnasium.wrappers.RescaleAction(sim, np.float32(-1), np.float32(1))
+    return gymnasium.wrappers.RescaleAction(sim, -box.dtype.type(1), box.dtype.type(1))
 
 
 def _make(env: str, render: bool, max_steps: int) -> gymnasium.Env:

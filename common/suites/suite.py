@@ -229,6 +229,9 @@ def read_rows(path: Path, task: Task) -> dict[str, np.ndarray]:
         own = ", ".join(map(str, keys)) if isinstance(keys, list) else keys
         raise InputError(f"{path}: its observations are {own}, those of {task.env} are "
                          f"{', '.join(task.keys) or 'one vector'}; record it again")  # fmt: skip
+    bounds = [list(task.low), list(task.high)]
+    if (own := protocol.get("bounds", bounds)) != bounds:
+        raise InputError(f"{path}: its actions had the bounds {own}, {task.env} now has {bounds}; record it again")
     for name in {"obs", "action", "reward", "terminal", "success"} & arrays.keys():
         arrays[name] = native(arrays[name])
     rows = len(check(path, "obs", arrays["obs"], (None, task.obs_dim)))

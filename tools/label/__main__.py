@@ -150,7 +150,8 @@ def training_commands(args: LabelArgs, task: Task, npz: Path, labelled: int, ste
 def texts_of(args: LabelArgs, task: Task, steps: int, seconds: float | None) -> dict[str, str]:
     """What the page says above the videos. `seconds`: simulated time of a step."""
     about = args.task or suites.SUITES[task.suite].about(task)
-    asked = args.question or f"Which one does {'it' if about else task.env} better?"
+    about += "" if about.endswith((".", "!", "?")) or not about else "."
+    asked = args.question or f"Which one {'does it' if about else 'is'} better?"
     time = f", {steps * seconds:.2g} s of simulated time" if seconds else ""
     shown = f"{steps} steps{time}" if steps else "a whole episode"
     return {"QUESTION": asked, "ABOUT": f"{about} A clip shows {shown}.".strip()}
@@ -171,6 +172,9 @@ def label(args: LabelArgs, task: Task, workers: Workers, signals: Signals) -> No
     datasets = datasets_of(args, task, workers)
     episodes, videos = read_source(datasets, task)
     steps = args.segment or (0 if args.judge else fixed_segment(task) or segment_steps(episodes))
+    if short := sum(len(e.action) < steps for e in episodes):
+        print(f"{short} of {len(episodes)} episodes are shorter than a segment, {steps} steps, and are not shown; "
+              "--segment shortens it")  # fmt: skip
     project = {"env": task.env, "dataset": fingerprint(*datasets), "seed": args.seed, "balance": args.balance,
                "draw": draw_of(args), "steps": steps}  # fmt: skip
     project |= {"ask": args.ask} if args.ask != "uniform" else {}

@@ -214,6 +214,9 @@ def open_answers(path: Path, project: dict) -> Iterator[Answers]:
             project = {key: value for key, value in project.items() if key != "draw"}
         if found != project:
             name = next(k for k in project | found if found.get(k) != project.get(k))
+            if name == "dataset":
+                raise InputError(f"{path}: was begun with another dataset, or before this one was changed; name that, "
+                                 "or choose another --name or --labels-dir")  # fmt: skip
             raise InputError(f"{path}: was begun with {name} {found.get(name)!r}, not {project.get(name)!r}; "
                              f"give that{FLAGS.get(name, '')}, or choose another --name or --labels-dir")  # fmt: skip
         yield answers

@@ -45,8 +45,9 @@ def task_of(env: str, names: tuple[str, ...]) -> Task:
     path = Path(names[0])
     filmed = videos_of(path).is_dir()
     arrays = read_arrays(path, lambda name: filmed and name in ("obs", "action"))
-    env = env or arrays["protocol"].get("env", "")
-    limit = arrays["protocol"].get("max_episode_steps", 0)
+    protocol = arrays.get("protocol", {})  # an NPZ has none
+    env = env or protocol.get("env", "")
+    limit = protocol.get("max_episode_steps", 0)
     limit = limit if isinstance(limit, int) else 0
     if not (env and isinstance(env, str)):
         raise InputError(f"--env: {path} does not say which environment it is of; name that")
@@ -55,7 +56,7 @@ def task_of(env: str, names: tuple[str, ...]) -> Task:
             suite, env = suites.identify(env)
         except InputError:
             suite = "gym"  # nobody has a simulator of it
-        keys = tuple(arrays["protocol"].get("keys", ()))
+        keys = tuple(protocol.get("keys", ()))
         return Task(suite, env, arrays["obs"].shape[1], arrays["action"].shape[1], limit, keys=keys)
     return suites.resolve(env, limit)
 
@@ -119,7 +120,8 @@ def replayed(task: Task, episode: Episode, first: int, wanted: set[int]) -> Iter
     for t, obs in zip(range(first, last + 1), suites.SUITES[task.suite].replay(sim, episode, first), strict=False):
         gap = replay_error(obs, episode.obs[t])
         if not gap <= REPLAY_GAP:
-            raise ValueError(f"the replay of an episode differs from its recording by {gap:.2g} at step {t}")
+            raise ValueError(f"the replay of an episode differs from its recording by {gap:.2g} at step {t}: the "
+                             "environment was changed since, or does not follow reset(seed)")  # fmt: skip
         if t in wanted:
             yield sim.unwrapped.render()
 

@@ -19,6 +19,8 @@ UNTOLD = "the result is told when all questions are answered; --merge tells it e
 
 def check_flags(args) -> None:
     """Raises InputError where flags say two draws, or a judgement is to do what it does not."""
+    if args.segment == 1:
+        raise InputError("--segment 1: a segment has two steps or more; choose 0 or at least 2")
     if args.balance and (args.same_start or args.between or args.judge):
         raise InputError("--balance: leave out --same-start, --between and --judge, which draw by policy, or --balance")
     if args.judge and (args.same_start or args.teacher):
