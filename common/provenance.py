@@ -40,8 +40,8 @@ def code_mark(algorithm: str) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what can change a number."""
-    found = {"python": sys.version.split()[0]}
-    for name in ("torch", "numpy", "gymnasium", "metaworld", "mujoco", "robosuite", "h5py"):
+    found = {"python": sys.version.split()[0], "torch": torch.__version__}  # with its CUDA
+    for name in ("numpy", "gymnasium", "metaworld", "mujoco", "robosuite", "h5py"):
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
