@@ -20,6 +20,7 @@ import sys
 import warnings
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -478,9 +479,13 @@ def latex(rows: Rows) -> str:
 
 # ---------------------------------------------------------------- pictures
 def look(methods: set[str]) -> dict:
-    """seaborn's colour, dashes and marker of each method, no two alike among 36; an average has its method's colour."""
-    styles = {}
-    for i, own in enumerate([*METHODS, *sorted({m.removesuffix(" averaged") for m in methods} - set(METHODS))]):
+    """seaborn's colour, dashes and marker of each method, no two alike among 36. An average has its method's colour,
+    and others than METHODS have first the colours of those that are not there."""
+    names, styles = {m.removesuffix(" averaged") for m in methods}, {}
+    place = {method: i for i, method in enumerate(METHODS)}
+    free = sorted(range(len(METHODS), 36), key=lambda i: i % 9 in {place[m] % 9 for m in names & place.keys()})
+    place |= zip(sorted(names - place.keys()), cycle(free), strict=False)
+    for own, i in place.items():
         styles[own] = COLOURS[i % 9], DASHES[i % 4], MARKERS[i % 8]
         styles[f"{own} averaged"] = COLOURS[i % 9], AVERAGED, MARKERS[i % 8]
     styles = {method: style for method, style in styles.items() if method in methods}
