@@ -279,7 +279,7 @@ def fill_in(args: Args) -> Args:
 
 
 def train(args: Args) -> dict:
-    """Train every seed to the end, resuming what is there. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
+    """Train every seed to the end, resuming what is there. Returns {seed: `SeedFolder.summary()`}."""
     args = fill_in(args)
     if args.bc_data == "preferred" and args.use_replay:
         raise InputError("--bc-data preferred: the offline dataset has no labels; add --no-use-replay")

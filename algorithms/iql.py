@@ -329,7 +329,7 @@ def require_rewards(pairs: PreferenceBuffer | None, replay: ReplayBuffer | None)
 
 
 def train(args: Args) -> dict:
-    """Train every seed to the end, resuming what is there. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
+    """Train every seed to the end, resuming what is there. Returns {seed: `SeedFolder.summary()`}."""
     with Experiment.open(ALGORITHM, args) as experiment:
         for training, pairs, replay in experiment.batches(require_rewards, pairs=not args.use_replay):  # [D5]
             train_seeds(args, training, pairs, replay)

@@ -401,7 +401,7 @@ def learned_reward(state: State, batch: Batch, args: Args) -> Tensor:  # -> (S, 
 
 # ---------------------------------------------------------------- training
 def train(args: Args) -> dict:
-    """Train every seed to the end, resuming what is there. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
+    """Train every seed to the end, resuming what is there. Returns {seed: `SeedFolder.summary()`}."""
     with Experiment.open(ALGORITHM, args) as experiment:
         for training, pairs, replay in experiment.batches():  # [D4] [D5]
             train_seeds(args, training, pairs, replay)

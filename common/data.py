@@ -116,7 +116,7 @@ def load_buffers(args, task: Task, workers: Workers, device: torch.device, pairs
     if pairs:
         files, datasets, labels = find_files(args, task, workers)
         preferences = load_pairs(args, files, read_pairs(files, datasets, labels, task), device)
-        if args.dataset and files == datasets:
+        if args.dataset and not args.preferences and files == datasets:
             print(f"{listed(files)}: {len(preferences)} pairs of the dataset itself, as its rewards or its file label "
                   "them; --preferences FILE takes a person's answers", file=sys.stderr)  # fmt: skip
         fingerprints["preferences"] = fingerprint(*files)

@@ -31,11 +31,11 @@ def git_state() -> dict[str, str | bool | None]:
 
 
 @functools.cache
-def code_mark(algorithm: str) -> str:
-    """A fingerprint of the script and of what it imports from common/: changed code is changed also uncommitted."""
-    here = Path(__file__).resolve().parent
-    script = here.parent / "algorithms" / f"{algorithm}.py"
-    return fingerprint(*filter(Path.exists, [script]), *sorted(here.rglob("*.py")))
+def code_mark(args: type) -> str:
+    """A fingerprint of the script that defines these arguments, and of common/: it tells of uncommitted changes too."""
+    script = getattr(sys.modules[args.__module__], "__file__", None)  # none in a notebook
+    files = [Path(script)] * bool(script) + sorted(Path(__file__).resolve().parent.rglob("[!.]*.py"))  # no editor's
+    return fingerprint(*filter(Path.is_file, files))
 
 
 def versions() -> dict[str, str]:

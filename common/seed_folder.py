@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from common.arrays import fingerprint
 from common.errors import InputError, remedy
 from common.locks import atomic, try_lock
 from common.provenance import code_mark, describe, git_state, versions
@@ -61,7 +62,7 @@ class SeedFolder:
 
     def __init__(self, path: Path, args, algorithm: str):
         self.path, self.algorithm, self.seed = Path(path), algorithm, args.seed
-        self.args, self.defaults = stored(args), stored(type(args)())
+        self.args, self.defaults, self.code = stored(args), stored(type(args)()), code_mark(type(args))
         self._require_own(args.overwrite)  # ahead of the lock: what is refused is left as it is
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -164,17 +165,22 @@ class SeedFolder:
         return state
 
     @property
-    def names_other_files(self) -> bool:
-        """Whether --preferences or --dataset name other files than at the start, which may be of other data."""
-        before = (self.config or {}).get("args", self.args)
-        return any(several(before.get(name) or ()) != several(self.args.get(name) or ()) for name in DATA)
+    def may_have_other_data(self) -> bool:
+        """Whether --preferences or --dataset name other files than at the start, or those have another content now."""
+        old = self.config or {}
+        before, marks = old.get("args", self.args), old.get("dataset_fingerprint", {})
+        for name in DATA:
+            now = several(self.args.get(name) or ())
+            files = [Path(file) for file in now if Path(file).is_file()]
+            if several(before.get(name) or ()) != now or (files and marks.get(name, "") != fingerprint(*files)):
+                return True
+        return False
 
     @property
     def has_other_code(self) -> bool:
-        """Whether the script or common/ were changed since the start; of older runs: whether the commit is another."""
-        if "code" in (old := self.config or {}):
-            return old["code"] != code_mark(self.algorithm)
-        return "git_commit" in old and old["git_commit"] != git_state()["git_commit"]
+        """Whether the script or common/ were changed since the start; older runs do not tell."""
+        old = self.config or {}
+        return old.get("code", self.code) != self.code
 
     def require_data(self, fingerprints: dict[str, str]) -> None:
         """Raises InputError where what was found was trained on other files than those of `fingerprints`."""
@@ -196,10 +202,11 @@ class SeedFolder:
             self._erase()
         code = git_state()
         if self.has_other_code:
-            print(f"{self.path}: was started at commit {old['git_commit']}, resumes with other code", file=sys.stderr)
+            at = f" at commit {old['git_commit']}" if old.get("git_commit") != code["git_commit"] else ""
+            print(f"{self.path}: was started{at} with other code than today's", file=sys.stderr)
         if self.has_other_code or old.get("git_dirty"):
             code["git_dirty"] = True
-        code["code"] = code_mark(self.algorithm)
+        code["code"] = self.code
         config = {"algorithm": self.algorithm, "args": self.args, **code, "versions": versions(),
                   "device": describe(device), "threads": torch.get_num_threads(), "dataset_fingerprint": fingerprints,
                   "wandb_id": old.get("wandb_id") or secrets.token_hex(4)}  # fmt: skip

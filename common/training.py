@@ -74,7 +74,7 @@ class Experiment:
             pairs: whether the method learns from pairs; else they are not read, and None takes their place.
         """
         todo = [folder for folder in self.folders if not folder.finished]
-        renamed = [folder for folder in self.folders if folder.finished and folder.names_other_files]
+        renamed = [folder for folder in self.folders if folder.finished and folder.may_have_other_data]
         if not todo + renamed:
             return self._say_finished()
         if todo and self.args.capture_video:
@@ -98,7 +98,7 @@ class Experiment:
         print(f"{self.path}: finished already{code}; --overwrite starts from scratch")
 
     def summary(self) -> dict:
-        """Print the closing table. Returns {seed: {"last": ..., "best": ..., "time": ...}}."""
+        """Print the closing table. Returns {seed: `SeedFolder.summary`}."""
         results = {folder.seed: folder.summary() for folder in self.folders}
         names = {headline(result["last"])[0] for result in results.values()}
         name = next(name for name in ("score", "success", "return_mean") if name in names)  # one for all seeds

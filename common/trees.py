@@ -72,7 +72,8 @@ def check_alike(path: Path, saved, fresh) -> None:
         return {at[1:]: isinstance(tree, torch.Tensor) and (tree.shape, tree.dtype)}
 
     if differ := form(saved).items() ^ form(fresh).items():
-        raise InputError(f"{path}: holds other networks ({min(differ)[0]}); start from scratch with --overwrite")
+        first = min(place for place, _ in differ)
+        raise InputError(f"{path}: holds other networks ({first}); start from scratch with --overwrite")
 
 
 def save(path: Path, content: dict) -> None:

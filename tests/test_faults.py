@@ -35,7 +35,7 @@ from hypothesis import strategies as st
 
 from algorithms import ipl_iql
 from common import suites
-from common.arrays import fingerprint, write_hdf5
+from common.arrays import fingerprint, read_arrays, write_hdf5
 from common.cli import compiled, default_args, inside, parse_args, user_errors
 from common.data import read_preferences
 from common.errors import InputError, WorkersError
@@ -890,25 +890,32 @@ def test_code_that_changed_under_a_run_is_said(whole, data_dir, tmp_path, capsys
         run.begin(config["dataset_fingerprint"], torch.device("cpu"), track=False)
         run.close()
         assert json.loads(path.read_text())["git_dirty"]
-    assert capsys.readouterr().err.count(f"was started at commit {'0' * 40}, resumes with other code") == 1
+    assert capsys.readouterr().err.count(f"was started at commit {'0' * 40} with other code than today's") == 1
 
 
 def test_a_finished_run_is_not_shown_for_other_answers(whole, data_dir, tmp_path, capsys):
     """Another name of the same file is no other data."""
     shutil.copytree(whole(), tmp_path / "seed-1")
     same = next((data_dir / "metaworld").glob("*.hdf5"))
-    other = shutil.copy(same, tmp_path / "other.hdf5")
-    with h5py.File(other, "a") as file:
-        file["action"][0] = 0.5
+    arrays, named = read_arrays(same), tmp_path / "named.hdf5"
+    arrays["action"][0] = 0.5
+    write_hdf5(other := tmp_path / "other.hdf5", arrays, arrays.pop("protocol"))
+    shutil.copy(same, named)
 
     def again(*more) -> dict:
         words = [*SMALL, "--data-dir", str(data_dir), "--run-dir", str(tmp_path), *map(str, more)]
         return ipl_iql.train(parse_args(default_args(ipl_iql.Args, ipl_iql.DEFAULTS, words), words))
 
-    assert again() == again("--preferences", same)
+    assert again() == again("--preferences", named)
     assert capsys.readouterr().out.count("finished already; --overwrite") == 2
     with pytest.raises(InputError, match="was started on other data"):
         again("--preferences", other)
+    config = json.loads((tmp_path / "seed-1/config.json").read_text())
+    config["args"]["preferences"] = [str(named)]
+    (tmp_path / "seed-1/config.json").write_text(json.dumps(config))
+    shutil.copy(other, named)
+    with pytest.raises(InputError, match="was started on other data"):
+        again("--preferences", named)  # more answers in the file of the same name
 
 
 @pytest.mark.parametrize(("error", "said"), [

@@ -29,6 +29,7 @@ from common.workers import Workers
 from tests.conftest import REPOSITORY, command, environment, few_of
 from tests.test_faults import small_disk  # noqa: F401
 from tools import record
+from tools.label.clips import read_source, task_of
 from tools.record import RecordArgs
 
 HERE = "tests.odd_environments"
@@ -308,6 +309,7 @@ def test_what_does_not_replay_is_filmed(tmp_path, capsys, rendering):
     make(path, env=env, episodes=2, video=True)
     make(path, f"{HERE}:still", env=env, episodes=1, video=True, append=True)
     assert "replay" not in capsys.readouterr().err
+    assert len(read_source([path], task_of("", (str(path),)))[0]) == 3  # tools.label takes it
     arrays = read_arrays(path)
     assert sorted(v.name for v in videos_of(path).iterdir()) == [f"episode-{i}.webm" for i in range(3)]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["f.hdf5", "f.hdf5.lock", "f.hdf5.videos"]

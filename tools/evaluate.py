@@ -225,7 +225,7 @@ def export(path: Path, saved: dict, actor: Actor, task: Task, units: str = "resc
 def require_fit(path: Path, actor: Actor, task: Task) -> None:
     """Raises InputError where the actor is of an environment of other sizes, as one's own may have had before."""
     try:
-        shape = actor(np.zeros((1, task.obs_dim), np.float32)).shape
+        shape = Actor(actor.policy, actor.arrays)(np.zeros((1, task.obs_dim), np.float32)).shape
     except RuntimeError:
         shape = ()
     if shape != (1, task.act_dim):

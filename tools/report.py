@@ -230,7 +230,8 @@ def read_seeds(args: ReportArgs) -> list[Seed]:
         fit = {value for value in values if pattern.lower() == value.lower() or fnmatch.fnmatchcase(value, pattern)}
         if not fit:
             raise InputError(f"--filter {part}: no run is left; there are {', '.join(sorted(values))}")
-        seeds = [seed for seed in seeds if words(seed.args.get(name)) in fit]
+        seeds = [seed for seed in seeds if words(seed.args.get(name)) in fit
+                 or (name == "num_preferences" and not reads_pairs(seed.args))]  # fmt: skip
     return seeds
 
 

@@ -120,8 +120,8 @@ def replayed(task: Task, episode: Episode, first: int, wanted: set[int]) -> Iter
     for t, obs in zip(range(first, last + 1), suites.SUITES[task.suite].replay(sim, episode, first), strict=False):
         gap = replay_error(obs, episode.obs[t])
         if not gap <= REPLAY_GAP:
-            raise ValueError(f"the replay of an episode differs from its recording by {gap:.2g} at step {t}: the "
-                             "environment was changed since, or does not follow reset(seed)")  # fmt: skip
+            why = "the environment was changed since" + ", or does not follow reset(seed)" * ("seed" in episode.state)
+            raise ValueError(f"the replay of an episode differs from its recording by {gap:.2g} at step {t}: {why}")
         if t in wanted:
             yield sim.unwrapped.render()
 
