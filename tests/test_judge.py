@@ -216,14 +216,14 @@ def test_the_two_rounds_of_the_docs(tmp_path):
             label.stop(signal.SIGKILL)
         finally:
             label.process.kill()
-    first, second = (tmp_path / f"labels/{name}Dot-v0.jsonl" for name in ("", "round-2/"))
+    first, second = (tmp_path / f"labels/{name}/Dot-v0.jsonl" for name in ("round-1", "round-2"))
     assert [line["question"] for line in read_lines(first)[1:]] == list(range(6)) and len(read_lines(second)) == 7
     assert read_lines(second)[0]["draw"] == "between"
     task, total = suites.resolve(DOT), 0
     for path in (first, second):
         total += len(read_preferences(path.with_suffix(".npz"), task).label)
     made = json.loads((tmp_path / "runs/two/seed-1/config.json").read_text())
-    assert total == 12 and made["args"]["preferences"] == ["labels/Dot-v0.npz", "labels/round-2/Dot-v0.npz"]
+    assert total == 12 and made["args"]["preferences"] == ["labels/round-1/Dot-v0.npz", "labels/round-2/Dot-v0.npz"]
     for words in documented("--judge"):
         if "tools.label" not in words:
             carry_out(words, tmp_path)
