@@ -55,9 +55,8 @@ def write_hdf5(path: Path, arrays: dict[str, np.ndarray], protocol: dict) -> Non
         file.attrs["protocol"] = json.dumps(protocol)
         for name, array in arrays.items():
             file.create_dataset(name, data=array)
-    content = memory.getbuffer()
-    content[:64] = hashlib.sha256(content[USERBLOCK:]).hexdigest().encode()
-    with atomic(path) as partial:
+    with atomic(path) as partial, memory.getbuffer() as content:  # left open, Python 3.13 warns where the disk is full
+        content[:64] = hashlib.sha256(content[USERBLOCK:]).hexdigest().encode()
         partial.write_bytes(content)
 
 

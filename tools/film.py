@@ -81,10 +81,10 @@ def write_film(path: Path, pictures: list[Image.Image]) -> None:
         memory = io.BytesIO()
         wait = [80] * (len(coded) - 1) + [1500]  # ms; the last picture stands
         coded[0].save(memory, "GIF", save_all=True, append_images=coded[1:], duration=wait, loop=0, optimize=True)
-        if len(memory.getbuffer()) <= GIF_BYTES:
+        if memory.tell() <= GIF_BYTES:
             break
-    with atomic(path) as partial:
-        partial.write_bytes(memory.getbuffer())
+    with atomic(path) as partial, memory.getbuffer() as content:
+        partial.write_bytes(content)
 
 
 def make_film(path: Path, task: Task, act: Actor, learned_reward: Callable, seed: int) -> None:
