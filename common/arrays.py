@@ -55,9 +55,10 @@ def write_hdf5(path: Path, arrays: dict[str, np.ndarray], protocol: dict) -> Non
         file.attrs["protocol"] = json.dumps(protocol)
         for name, array in arrays.items():
             file.create_dataset(name, data=array)
-    with atomic(path) as partial, memory.getbuffer() as content:  # left open, Python 3.13 warns where the disk is full
+    with memory.getbuffer() as content:
         content[:64] = hashlib.sha256(content[USERBLOCK:]).hexdigest().encode()
-        partial.write_bytes(content)
+    with atomic(path) as partial:
+        partial.write_bytes(memory.getvalue())
 
 
 def read_arrays(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, np.ndarray]:

@@ -80,5 +80,5 @@ def save(path: Path, content: dict) -> None:
     """torch.save of `content` and the schema, atomically."""
     memory = io.BytesIO()  # written directly, a full disk would not be an OSError
     torch.save({"schema": SCHEMA, **content}, memory)
-    with atomic(path) as partial, memory.getbuffer() as content:
-        partial.write_bytes(content)
+    with atomic(path) as partial:
+        partial.write_bytes(memory.getvalue())

@@ -83,8 +83,8 @@ def write_film(path: Path, pictures: list[Image.Image]) -> None:
         coded[0].save(memory, "GIF", save_all=True, append_images=coded[1:], duration=wait, loop=0, optimize=True)
         if memory.tell() <= GIF_BYTES:
             break
-    with atomic(path) as partial, memory.getbuffer() as content:
-        partial.write_bytes(content)
+    with atomic(path) as partial:
+        partial.write_bytes(memory.getvalue())
 
 
 def make_film(path: Path, task: Task, act: Actor, learned_reward: Callable, seed: int) -> None:
