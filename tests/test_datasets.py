@@ -25,7 +25,7 @@ from common.errors import InputError
 from common.rollouts import evaluate
 from common.seeds import of_dataset, seed_of, start_of_evaluation
 from common.suites import SUITES, identify, metaworld, resolve
-from common.suites.base import Recipe, describe_pairs, draw_pairs
+from common.suites.base import Recipe, check_labels, describe_pairs, draw_pairs
 from common.suites.metaworld import HORIZON, KINDS, SEEN, SEGMENT, SUCCESS_STEPS, TASKS, MetaWorld
 from common.suites.suite import read_rows
 from common.trees import save
@@ -334,6 +334,8 @@ def test_what_a_file_says_of_pairs_that_are_drawn_counts(tmp_path):
     of = {"episodes/row": np.array([0, 21]), "episodes/length": length, "episodes/seed": np.arange(2)}
     write_hdf5(path, rows | of, {"segment": 10, "gamma": 0.5})
     p = read_preferences(path, TASK)
+    label = read_preferences(path, TASK).label.astype(">f4")
+    assert check_labels(path, label, len(label)).dtype.isnative
     for wrong in ({"gamma": None}, {"gamma": "x"}, {"keys": 3}):
         write_hdf5(tmp_path / "wrong.hdf5", rows | of, {"segment": 10, **wrong})
         with pytest.raises(InputError, match=r"protocol has the discount|observations are 3"):

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,6 +68,23 @@ def test_wrong_words_are_one_line(whole, monkeypatch, capsys, words, advice):
         evaluate.main(parse_args(EvaluateArgs(tyro.MISSING), words.split()))
     said = capsys.readouterr().err
     assert end.value.code == 2 and said.count("\n") == 1 and advice in said.lower()
+
+
+def test_an_actor_of_other_sizes_is_named(whole):
+    path = whole() / "final.pt"
+    task = suites.resolve("drawer-open-v2")
+    evaluate.require_fit(path, read_actor(path)[1], task)
+    for other in ({"obs_dim": 40}, {"act_dim": 5}):
+        with pytest.raises(InputError, match="it was trained before that was changed"):
+            evaluate.require_fit(path, read_actor(path)[1], replace(task, **other))
+
+
+def test_an_export_does_not_replace_an_actor(whole):
+    path = whole() / "final.pt"
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"final.pt: must end in .onnx"):
+        evaluate.main(parse_args(EvaluateArgs((path,), export=str(path)), []))
+    assert path.read_bytes() == before
 
 
 def test_several_actors_meet_the_same_goals(whole, tmp_path, capsys):

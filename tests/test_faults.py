@@ -877,7 +877,6 @@ def test_a_flag_that_an_older_run_had_not_had_its_default(tmp_path):
 
 def test_code_that_changed_under_a_run_is_said(whole, data_dir, tmp_path, capsys):
     """In config.json and on stderr; and stays said."""
-
     shutil.copytree(whole(), tmp_path / "seed-1")
     (tmp_path / "seed-1/final.pt").unlink()
     path = tmp_path / "seed-1/config.json"

@@ -75,6 +75,8 @@ def test_between_and_same_start():
     assert met.keys() == want.keys() and all(abs(met[pair] / 3000 - want[pair]) < 0.03 for pair in want)
     assert (drawn[:, 0, 1] == drawn[:, 1, 1]).all() and 0.45 < (drawn[:, 0, 0] < drawn[:, 1, 0]).mean() < 0.55
     args = label_main.LabelArgs(between=True, same_start=True)
+    with pytest.raises(InputError, match="--segment 1"):  # which no script can train on
+        label_main.check_flags(label_main.LabelArgs(segment=1))
     assert label_main.draw_of(args) == "between-same-start" and label_main.draw_of(label_main.LabelArgs()) == "episodes"
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import h5py
+import imageio
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -717,6 +718,9 @@ def test_clips_are_cut_from_videos_frame_by_frame(tmp_path, kind):
     assert all(np.abs(a.astype(int) - pictures[1][t]).mean() < 6 for a, t in zip(cuts, (7, 8, 20), strict=True))
     assert make_clip(task, episodes[1], 7, 10, 4, tmp_path / "clip.webm", videos[1]) == ""
     assert count_frames(tmp_path / "clip.webm") == 4
+    odd = np.full((5, 33, 35, 3), 200, np.uint8)
+    write_video(tmp_path / "odd.webm", list(odd))  # a pixel more, not scaled
+    assert [frame.shape for frame in imageio.get_reader(tmp_path / "odd.webm")] == [(34, 36, 3)] * 5
 
 
 def test_a_teacher_answers_the_questions_of_two_files(tmp_path, capsys):

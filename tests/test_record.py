@@ -57,6 +57,17 @@ def one_line(*arguments, folder: Path, status: int = 2) -> str:
     return done.stderr
 
 
+def test_a_recording_from_before_its_environment_changed_is_named(tmp_path):
+    """Other bounds of actions: the same numbers in [-1, 1] are other actions. Of filmed episodes they are not known."""
+    path = make(tmp_path / "dot.hdf5", env="tests.dots:Dot-v0", episodes=1)
+    arrays = read_arrays(path)
+    protocol = arrays.pop("protocol")
+    assert protocol["bounds"] == [[0.0, 0.0], [2.0, 2.0]]
+    write_hdf5(path, arrays, protocol | {"bounds": [[0.0, 0.0], [3.0, 3.0]]})
+    with pytest.raises(InputError, match=r"had the bounds .*3\.0.*; record it again"):
+        make(path, env="tests.dots:Dot-v0", append=True)
+
+
 # ---------------------------------------------------------------- what is written
 def test_the_file(mine):
     arrays, protocol = read_arrays(mine), read_arrays(mine)["protocol"]

@@ -360,6 +360,7 @@ def test_a_switch_is_named_like_on_the_command_line(tmp_path, capsys):
         ["sweep-into-v2", "4000", "bc", "20.0"]]  # fmt: skip
     assert not said.err
     assert ",bc --use-replay,10," in (tmp_path / "out/curves.csv").read_text()
+    assert report.look({"ipl_iql", "my_ipl"})["palette"]["my_ipl"] not in report.COLOURS[:1]
     styles = report.look(set(report.METHODS) | {f"m{i}" for i in range(27)})
     assert len({(styles["palette"][m], styles["dashes"][m]) for m in styles["hue_order"]}) == 36
 
