@@ -112,7 +112,11 @@ def test_a_run_without_it_is_what_it_was_and_one_with_it_trains_the_same(train, 
     assert states[0].keys() == {"actor", "critic", "value", "critic_target", "adam", "step"}
     assert states[1].keys() == {*states[0], "actor_average"}
     assert_equal(states[1]["actor_average"], weights(on / "final-average.pt"))
-    assert not list(off.glob("*average*")) and "success 0.00, averaged 0.00" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert not list(off.glob("*average*")) and "success 0.00, averaged 0.00" in said
+    (row,) = [line.split() for line in said.splitlines() if line.endswith("  averaged")]  # of the closing table
+    best = max(both[1:], key=lambda row: float(row["average_return_mean"]))
+    assert row[:4] == ["1", "8", "0.00", f"{float(both[-1]['average_return_mean']):.1f}"] and row[4] == best["step"]
     # its files are actors like others: evaluated, exported
     saved, _ = read_actor(on / "final-average.pt")
     assert saved["step"] == 8 and saved["max_episode_steps"] == 5
