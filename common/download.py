@@ -101,7 +101,7 @@ def _check_content(partial: Path, remote: Remote) -> None:
     if remote.name.endswith(".hdf5"):
         try:
             h5py.File(partial, "r").close()  # HDF5 knows its own size; a page of text is none
-        except OSError as error:
+        except Exception as error:
             raise _Unusable(f"is not a whole HDF5 file ({str(error).splitlines()[0]})") from None
 
 

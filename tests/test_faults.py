@@ -466,6 +466,19 @@ def test_many_damaged_files_are_refused_or_read_right(data_dir, tmp_path, whole)
     fuzz(tmp_path, [(*file, many) for *file, _, many in good_files(whole(), data_dir, tmp_path)])
 
 
+def test_a_damaged_list_inside_a_foreign_hdf5_is_refused_in_one_line(tmp_path):
+    """h5py says RuntimeError there, not OSError."""
+    path = tmp_path / "hopper.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.zeros((60, 11))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"HEAP") + 16] ^= 0xFF  # where its free list begins
+    path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        read_preferences(path, suites.resolve("hopper-medium-v2"))
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("changes", [
     {"protocol": []}, {"protocol": {"segment": "x"}}, {"protocol": {"segment": -5}}, {"protocol": {"segment": 10**9}},
     {"obs": b"text"}, {"obs": np.array("x", "S1")}, {"reward": np.zeros(60, complex)}, {"preferences/start": 1.5},

@@ -308,7 +308,7 @@ def is_rows(path: Path) -> bool:
     try:
         with h5py.File(path, "r") as file:
             return "episodes/row" in file
-    except OSError:  # who reads it says why
+    except Exception:  # damaged files raise many kinds; who reads it says why
         return False
 
 
