@@ -20,7 +20,9 @@ import sys
 import traceback
 import warnings
 from collections import Counter
+from itertools import starmap
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -28,11 +30,14 @@ from common import suites
 from common.arrays import fingerprint
 from common.data import read_preferences
 from common.errors import InputError
-from common.suites.base import Labels, Preferences, pairs_by_index
+from common.rollouts import count_frames
+from common.suites.base import Episode, Labels, Preferences, pairs_by_index
 from common.trees import read_saved
 from tools.label.__main__ import LabelArgs
 from tools.label.answers import merge, open_answers
+from tools.label.clips import check_videos, make_clip
 from tools.label.questions import draw_questions
+from tools.lire import read_lire
 
 TASK = suites.resolve("drawer-open-v2")
 MINARI = "minari:me/fuzzed-v0"
@@ -94,6 +99,20 @@ def merged(path: Path) -> list:
     args = LabelArgs(labels_dir=path.parent, dataset=(str(path.with_name("dataset.hdf5")),))
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
         return pairs(merge(args, TASK, None)[0])
+
+
+def lire(path: Path) -> list:
+    """A replay buffer of one episode."""
+    return list(read_lire(path, suites.resolve("drawer-open-v2-goal-observable"), 500))
+
+
+def video(path: Path) -> list:
+    """Of an episode of eight steps: whether it is taken, and a clip of its first four."""
+    episode = Episode(np.zeros((9, 1)), np.zeros((8, 1)), None, {})
+    check_videos([path], [episode], [0], SimpleNamespace(run=lambda task, items: list(starmap(task, items))))
+    if reason := make_clip(TASK, episode, 0, 4, 4, path.with_name("clip.webm"), path):
+        raise InputError(f"{path}: {reason}")
+    return [count_frames(path.with_name("clip.webm"))]
 
 
 def minari(path: Path) -> list:

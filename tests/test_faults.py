@@ -39,6 +39,7 @@ from common.arrays import fingerprint, read_arrays, write_hdf5
 from common.cli import compiled, default_args, inside, parse_args, user_errors
 from common.data import read_preferences
 from common.errors import InputError, WorkersError
+from common.rollouts import write_video
 from common.seed_folder import RESULTS, SeedFolder
 from common.suites.base import Recipe
 from common.workers import Jobs, Workers
@@ -420,6 +421,11 @@ def good_files(seed: Path, data_dir: Path, folder: Path) -> list[tuple[str, Path
         file["observations"], file["actions"] = rng.normal(size=(600, 11)), rng.uniform(-1, 1, (600, 3))
         file["rewards"], file["terminals"] = rng.normal(size=600), np.arange(600) % 200 == 199
     task = suites.resolve("hopper-medium-v2")
+    steps = rng.normal(size=(501, 39)).astype(np.float32)
+    buffer = {"observations": steps[:-1], "actions": rng.uniform(-1, 1, (500, 4)), "next_observations": steps[1:],
+              "rewards": np.ones((500, 1)), "dones": np.arange(500)[:, None] == 499}  # fmt: skip
+    (folder / "lire.pkl").write_bytes(pickle.dumps(buffer))
+    write_video(folder / "episode-0.webm", list(rng.integers(0, 255, (8, 64, 64, 3), np.uint8)))
     transitions = len(suites.SUITES["d4rl"].read_transitions(hopper, task).obs)
     suites.SUITES["d4rl"].write_rewards(
         hopper, task, folder / "new.hdf5", rng.normal(size=transitions), {"reward": "learned"}
@@ -427,7 +433,8 @@ def good_files(seed: Path, data_dir: Path, folder: Path) -> list[tuple[str, Path
     files = [("checkpoint", folder / "checkpoint.pt", 60, 2000), ("dataset", dataset, 60, 2000),
              ("pairs", folder / "p.npz", 60, 2000), ("labels", folder / "labels.pkl", 60, 500),
              ("labels", folder / "second.pkl", 60, 500), ("answers", folder / "a.jsonl", 60, 500),
-             ("merged", folder / "a.jsonl", 60, 500), ("relabelled", folder / "new.hdf5", 8, 1000)]  # fmt: skip
+             ("merged", folder / "a.jsonl", 60, 500), ("relabelled", folder / "new.hdf5", 8, 1000),
+             ("lire", folder / "lire.pkl", 60, 500), ("video", folder / "episode-0.webm", 12, 100)]  # fmt: skip
     if importlib.util.find_spec("jax"):  # the packages of #record in requirements.txt
         record_pendulum(folder)
         data = folder / "me/fuzzed-v0/data"
