@@ -4,7 +4,7 @@
 # DATA names another offline dataset of each task, DATA/TASK.hdf5. ARGS is added to every command.
 # Make the files first: bash sweeps/few_labels.sh files | bash
 set -euo pipefail
-METHODS=${METHODS:-bc ipl_iql mr_iql}
+METHODS=${METHODS:-bc bc-preferred ipl_iql mr_iql}
 TASKS=${TASKS:-button-press-topdown-v2 sweep-into-v2 drawer-open-v2}
 PAIRS=${PAIRS:-50 200}
 SEEDS=${SEEDS:-1 2 3}
@@ -26,8 +26,9 @@ for seed in $SEEDS; do
                 continue
             fi
             for pairs in $PAIRS; do
-                echo "python algorithms/$method.py $data --preferences $labels/$task.npz --num-preferences $pairs" \
-                    "--use-replay --seed $seed --run-dir $runs/pairs-$pairs/$method $ARGS"
+                [ "$method" = bc-preferred ] && how="--bc-data preferred" || how=--use-replay
+                echo "python algorithms/${method%-preferred}.py $data --preferences $labels/$task.npz" \
+                    "--num-preferences $pairs $how --seed $seed --run-dir $runs/pairs-$pairs/$method $ARGS"
             done
         done
     done

@@ -43,7 +43,8 @@ def test_every_line_parses_with_its_scripts_own_arguments(sweep):
         if sweep.stem in ("published", "cosine"):
             assert args.num_seeds == 1 and args.total_steps == 200_000
         elif sweep.stem == "few_labels":
-            assert args.num_seeds == 1 and args.use_replay and args.actor_average
+            preferred = getattr(args, "bc_data", "") == "preferred"  # clones its pairs alone
+            assert args.num_seeds == 1 and args.use_replay != preferred and args.actor_average
         else:
             assert args.num_seeds == (3 if sweep.stem in ("small", "label_noise") else 5) and args.seed == 1
         assert "cpl" not in script or args.bc_steps < args.total_steps  # cloning leaves updates for CPL's own loss
