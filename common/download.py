@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 from tqdm import tqdm
 
-from common.errors import REMEDIES, InputError, Interrupted
+from common.errors import REMEDIES, InputError, Interrupted, first_line
 from common.locks import atomic, build_once
 
 TIMEOUT = 30
@@ -102,7 +102,7 @@ def _check_content(partial: Path, remote: Remote) -> None:
         try:
             h5py.File(partial, "r").close()  # HDF5 knows its own size; a page of text is none
         except Exception as error:
-            raise _Unusable(f"is not a whole HDF5 file ({str(error).splitlines()[0]})") from None
+            raise _Unusable(f"is not a whole HDF5 file ({first_line(error)})") from None
 
 
 def is_released(path: Path, remote: Remote) -> bool:
