@@ -68,7 +68,7 @@ def ensure_human(env: str, folder: Path, stop=lambda: False) -> Path:
 ENVIRONMENTS = [HOPPER, "walker2d-medium-replay-v2", "halfcheetah-medium-expert-v2", "can-mh", "lift-ph", "square-ph"]
 
 
-@pytest.mark.parametrize("env", few_of(ENVIRONMENTS, *ENVIRONMENTS[:4]))
+@pytest.mark.parametrize("env", few_of(ENVIRONMENTS, *ENVIRONMENTS[:3]))
 def test_an_environment_is_what_its_seed_makes_it(env):
     sim = make(env)
     first, other, again = (sim.reset(seed=seed)[0] for seed in (3, 4, 3))
