@@ -6,7 +6,7 @@
 set -euo pipefail
 METHODS=${METHODS:-bc bc-preferred ipl_iql mr_iql}
 TASKS=${TASKS:-button-press-topdown-v2 sweep-into-v2 drawer-open-v2}
-PAIRS=${PAIRS:-50 200}
+PAIRS=${PAIRS:-50 200 4000}
 SEEDS=${SEEDS:-1 2 3}
 DATA=${DATA:-}
 ARGS="--total-steps 10000 --eval-every 1000 --actor-average 0.002${ARGS:+ $ARGS}" # of two values the last counts
