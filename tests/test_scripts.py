@@ -222,7 +222,8 @@ def test_kill_9_and_start_again_equals_uninterrupted(run, data_dir, tmp_path, re
 SIGNALS = [(signal.SIGTERM, 143, 20), (signal.SIGUSR1, 0, 0), (signal.SIGINT, 130, 20)]
 
 
-@pytest.mark.parametrize(("signum", "status", "at"), few_of(SIGNALS, SIGNALS[0]))
+@pytest.mark.thorough  # the quick suite stops one in tests/test_faults.py, in an odd folder
+@pytest.mark.parametrize(("signum", "status", "at"), SIGNALS)
 def test_signal_in_an_evaluation_leaves_a_checkpoint(run, data_dir, tmp_path, reference, signum, status, at):
     process = start_until(data_dir, tmp_path, lambda seed: step(seed) >= at)
     process.send_signal(signum)
